@@ -1,0 +1,224 @@
+"""Every setting of a run, as frozen dataclasses; the command line is made from them (`--train.batch-size 128`).
+
+Nothing here imports TensorFlow, so that `--help` is instant.
+"""
+
+import dataclasses
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from models.options import Options
+from pipeline.errors import USAGE, UserError
+
+
+@dataclass(frozen=True)
+class Data:
+    """Where the rows come from and how they are split."""
+
+    source: Literal["sample", "tfds", "ml-100k"] = "sample"
+    """sample: real data out of wheels of the package index; tfds: a TensorFlow Datasets name; ml-100k: original folds."""
+    name: str = ""
+    """Data set within the source: digits, reviews or ratings; a TFDS name; empty for ml-100k."""
+    path: Path | None = None
+    """Folder that holds the data already: a TFDS data directory, the ml-100k folder, or a hand-placed sample wheel."""
+    download: bool = False
+    """tfds: download and prepare what is missing."""
+    fold: Literal[1, 2, 3, 4, 5] = 1
+    """ml-100k: which of u1..u5."""
+    columns: dict[str, str] = field(default_factory=dict)
+    """Our feature name -> the source's, where they differ (item_id=movie_id)."""
+    classes: tuple[str, ...] = ()
+    """Expected class names in order (the last of two is the positive one); empty: those found in training, sorted."""
+    split_by: Literal["hash", "time"] = "hash"
+    """hash: by a stable hash of the row's key; time: a user's latest ratings are held out."""
+    validation_fraction: float = 0.1
+    """Share of the source's training rows held out for validation."""
+    test_fraction: float = 0.1
+    """Share of the rows held out for the test, where the source has no test split of its own."""
+    limit: int | None = None
+    """Read only about this many rows of each source split (for trying things out)."""
+    max_bad_fraction: float = 0.01
+    """More dead letters than this share of the rows stop the run."""
+    shards: int = 4
+    """TFRecord files a split."""
+    runner: str = "FnApiRunner"
+    """Beam runner by name: FnApiRunner (in this process), DataflowRunner, FlinkRunner, SparkRunner, ..."""
+    runner_options: tuple[str, ...] = ()
+    """Options handed to that runner as they are, e.g. --project=my-project --region=europe-west1."""
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """The descent rule, its learning-rate schedule and its clipping."""
+
+    name: str = "adam"
+    """An optimizer of custom_optimizers or of Keras, in any case: adam, sgd, adamw, ..."""
+    learning_rate: float = 1e-3
+    """The peak of the schedule."""
+    schedule: Literal["constant", "exponential", "cosine", "cyclical"] = "constant"
+    """How the learning rate moves over the updates; see custom_optimizers/schedules.py."""
+    warmup_epochs: float = 0.0
+    """Linear rise from zero before the schedule starts."""
+    decay_rate: float = 0.5
+    """exponential: factor every `decay_epochs`."""
+    decay_epochs: float = 1.0
+    """exponential: epochs for one factor; cyclical: epochs from the lowest to the highest rate."""
+    final_fraction: float = 0.0
+    """cosine and cyclical: lowest learning rate as a share of the peak."""
+    weight_decay: float | None = None
+    """Decoupled weight decay, as Keras defines it."""
+    clip: Literal["none", "value", "norm", "global_norm"] = "none"
+    """Clip the reduced gradient: each entry, each variable's norm, or the norm over all variables."""
+    clip_at: float = 1.0
+    """The bound for `clip`."""
+    arguments: dict[str, float] = field(default_factory=dict)
+    """Further constructor arguments of the optimizer: beta_1=0.8 momentum=0.9."""
+
+
+@dataclass(frozen=True)
+class Train:
+    """The training loop."""
+
+    batch_size: int = 64
+    """Examples in one update, over all replicas."""
+    epochs: int = 10
+    """Passes over the training rows, at the most."""
+    seed: int = 0
+    """Initial weights, order of the rows, augmentation and dropout all follow from it."""
+    strategy: Literal["cpu", "gpu", "mirrored", "multi_worker", "tpu"] = "cpu"
+    """Which tf.distribute strategy runs the steps."""
+    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
+    """Keras' dtype policy."""
+    jit: bool = False
+    """Compile the step with XLA."""
+    steps_per_call: int = 50
+    """Updates in one compiled call; metrics are written once a call."""
+    patience: int = 5
+    """Stop after this many epochs without a better validation score."""
+    keep: int = 2
+    """Checkpoints kept besides the best."""
+    deterministic: bool = True
+    """The same seed gives the same model, bit for bit (tf.config.experimental.enable_op_determinism)."""
+    tensorboard: bool = True
+    """Write TensorBoard event files."""
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What a candidate must reach before it is pushed."""
+
+    at_least: dict[str, float] = field(default_factory=dict)
+    """Metric -> lowest value allowed on the test rows."""
+    at_most: dict[str, float] = field(default_factory=dict)
+    """Metric -> highest value allowed on the test rows."""
+    tolerance: dict[str, float] = field(default_factory=dict)
+    """Metric -> how much worse than the live model the candidate may be, over all rows."""
+    slice_tolerance: dict[str, float] = field(default_factory=dict)
+    """Metric -> how much worse than the live model it may be on any slice that is large enough."""
+    min_slice_examples: int = 50
+    """Smaller slices are reported and not judged."""
+    min_examples: int = 100
+    """Fewer test rows than this are no evidence: the candidate is refused."""
+    max_latency_ratio: float = 3.0
+    """Time for one batch of the test rows, against the live model's in the same process."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where things go."""
+
+    name: str = ""
+    """The run's directory under runs/; the preset's name by default. The same command resumes an unfinished run."""
+    model: str = ""
+    """The model's name under exports/; the preset's name without -sample by default."""
+    root: Path = Path(".")
+    """Folder that holds records/, runs/ and exports/."""
+    cache: Path = Path(".cache")
+    """Folder, under root unless absolute, for fetched files."""
+    fresh: Annotated[bool, tyro.conf.arg(aliases=("--fresh",))] = False
+    """Start a new run beside the one that is there."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run from source to serving root."""
+
+    model: Options
+    data: Data = field(default_factory=Data)
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    train: Train = field(default_factory=Train)
+    gate: Gate = field(default_factory=Gate)
+    run: Run = field(default_factory=Run)
+
+    @property
+    def task(self) -> str:
+        return self.model.task
+
+    @property
+    def records_root(self) -> Path:
+        """records/<data set>/: one committed directory a fingerprint."""
+        name = self.data.name or f"{self.data.source}-u{self.data.fold}"
+        return self.run.root / "records" / name.replace("/", "-")
+
+    @property
+    def runs_root(self) -> Path:
+        """runs/<name>/: one numbered directory a fresh start."""
+        return self.run.root / "runs" / self.run.name
+
+    @property
+    def exports_root(self) -> Path:
+        """exports/<model>/: the integer versions that a server loads."""
+        return self.run.root / "exports" / self.run.model
+
+    @property
+    def cache_root(self) -> Path:
+        return self.run.root / self.run.cache
+
+
+def to_json(config: Any) -> Any:
+    """A dataclass as plain JSON values."""
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        values = {f.name: to_json(getattr(config, f.name)) for f in dataclasses.fields(config)}
+        return {"task": config.task, **values} if hasattr(config, "task") else values
+    if isinstance(config, dict):
+        return {str(k): to_json(v) for k, v in config.items()}
+    if isinstance(config, tuple | list):
+        return [to_json(v) for v in config]
+    return str(config) if isinstance(config, Path) else config
+
+
+def difference(old: dict, new: dict, at: str = "") -> list[str]:
+    """One `section.field: old -> new` line for each value that differs between two JSON configs."""
+    lines = []
+    for key in sorted({*old, *new}):
+        before, after, name = old.get(key), new.get(key), f"{at}{key}"
+        if isinstance(before, dict) and isinstance(after, dict):
+            lines += difference(before, after, f"{name}.")
+        elif before != after:
+            lines.append(f"{name}: {before} -> {after}")
+    return lines
+
+
+def check(config: Config) -> Config:
+    """The config, if its values make sense together; UserError(USAGE) naming the option otherwise."""
+    data, train, optimizer = config.data, config.train, config.optimizer
+    fractions = {"--data.validation-fraction": data.validation_fraction, "--data.test-fraction": data.test_fraction,
+                 "--data.max-bad-fraction": data.max_bad_fraction}
+    for option, value in fractions.items():
+        if not 0 <= value < 1:
+            raise UserError(f"{option} {value}: give a share from 0 up to, but not including, 1.", USAGE)
+    positive = {"--train.batch-size": train.batch_size, "--train.epochs": train.epochs, "--train.patience": train.patience,
+                "--train.steps-per-call": train.steps_per_call, "--train.keep": train.keep, "--data.shards": data.shards,
+                "--optimizer.learning-rate": optimizer.learning_rate, "--optimizer.clip-at": optimizer.clip_at,
+                "--optimizer.decay-epochs": optimizer.decay_epochs, "--data.limit": 1 if data.limit is None else data.limit}
+    for option, value in positive.items():
+        if not value > 0:
+            raise UserError(f"{option} {value}: must be above 0.", USAGE)
+    for option, name in {"--run.name": config.run.name, "--run.model": config.run.model}.items():
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", name) or ".." in name:
+            raise UserError(f"{option} {name!r}: use 1 to 64 letters, digits, '-', '_' or '.', no '..'.", USAGE)
+    return config

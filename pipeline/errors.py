@@ -1,0 +1,33 @@
+"""The one error a user is meant to read, and what the exit codes mean (numbers as in BSD's sysexits where they fit).
+
+    UserError            what is wrong, where, and what to do, in one line
+    `- Refused           the gate turned the candidate down
+    `- Corrupt           a committed directory is not what its manifest says
+"""
+
+USAGE = 2  # unknown preset, unknown option, a value out of range
+REFUSED = 3  # the gate said no; nothing was pushed
+DATA = 65  # rows or files are there but wrong
+MISSING = 66  # a file or folder is not there
+UNAVAILABLE = 69  # a download or a server could not be reached
+CANNOT_WRITE = 74  # disk full, read-only
+CHANGED = 78  # the run exists with other settings
+TERMINATED = 143  # stopped by SIGTERM after a checkpoint
+
+
+class UserError(Exception):
+    """`message` is shown as it is, in one line; `code` becomes the exit status of the command."""
+
+    def __init__(self, message: str, code: int = DATA):
+        super().__init__(message)
+        self.code = code
+
+
+class Refused(UserError):
+    def __init__(self, message: str):
+        super().__init__(message, REFUSED)
+
+
+class Corrupt(UserError):
+    def __init__(self, message: str):
+        super().__init__(message, DATA)

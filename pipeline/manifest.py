@@ -1,0 +1,184 @@
+"""The commit protocol of every directory that a stage hands over, and the check its readers make.
+
+Write into `<parent>/.tmp-<host>-<pid>-<hex>`, fsync the files, write MANIFEST.json, fsync, one rename, fsync the parent.
+A directory under its final name is therefore whole; a reader still verifies it, since disks and people change files later.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import socket
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import CANNOT_WRITE, MISSING, Corrupt, UserError
+
+NAME = "MANIFEST.json"
+
+
+@dataclass
+class Draft:
+    """A directory being written: put files under `path`, and what should stand in the manifest beside them in `facts`.
+
+    `rows` maps a file's relative path to its row count, for files that have rows.
+    """
+
+    path: Path
+    facts: dict[str, Any] = field(default_factory=dict)
+    rows: dict[str, int] = field(default_factory=dict)
+
+
+@contextmanager
+def committing(destination: Path, exist_ok: bool = False) -> Iterator[Draft]:
+    """Yields a draft; on a clean exit it becomes `destination` in one rename, on an exception it is removed.
+
+    With `exist_ok` a destination that another process committed meanwhile is kept and ours dropped (outputs whose name is
+    a fingerprint are equal anyway). Raises UserError(CANNOT_WRITE) when the disk is full or read-only.
+    """
+    destination = Path(destination)
+    temporary = destination.parent / f".tmp-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    try:
+        temporary.mkdir(parents=True)
+        draft = Draft(temporary)
+        yield draft
+        files = _describe(temporary, draft.rows)
+        _write_synced(temporary / NAME, json.dumps({"files": files, **draft.facts}, indent=1, sort_keys=True))
+        for folder in [temporary, *(p for p in temporary.rglob("*") if p.is_dir())]:
+            _sync(folder)
+        _rename(temporary, destination, exist_ok)
+        _sync(destination.parent)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            raise UserError(f"Cannot write {destination}: {error.strerror}. Nothing was changed; free space or "
+                            "choose another folder and repeat the command.", CANNOT_WRITE) from error
+        raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def read(directory: Path) -> dict[str, Any]:
+    """The manifest of a committed directory, files unchecked. Raises UserError when it is missing or unreadable."""
+    path = Path(directory) / NAME
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{directory} has no {NAME}: it was not committed by minibatch, or not there at all.",
+                        MISSING) from None
+    except (ValueError, UnicodeDecodeError) as error:
+        raise Corrupt(f"{path} is not readable ({error}); rebuild the directory.") from None
+
+
+def verify(directory: Path) -> dict[str, Any]:
+    """The manifest, after every file was compared with it: present, of the size and SHA-256 written, and no stray file.
+
+    Raises Corrupt naming the first file that differs.
+    """
+    directory = Path(directory)
+    manifest = read(directory)
+    for name, expected in manifest["files"].items():
+        path = directory / name
+        if not path.is_file():
+            raise Corrupt(f"{path} is missing, but stands in {NAME}; rebuild {directory}.")
+        if (size := path.stat().st_size) != expected["bytes"]:
+            raise Corrupt(f"{path} has {size} bytes instead of {expected['bytes']}; rebuild {directory}.")
+        if digest(path) != expected["sha256"]:
+            raise Corrupt(f"{path} has changed since it was written (SHA-256 differs); rebuild {directory}.")
+    stray = {str(p.relative_to(directory)) for p in directory.rglob("*") if p.is_file()} - {*manifest["files"], NAME}
+    if stray:
+        raise Corrupt(f"{directory / min(stray)} does not stand in {NAME}; remove it or rebuild {directory}.")
+    return manifest
+
+
+def is_committed(directory: Path) -> bool:
+    return (Path(directory) / NAME).is_file()
+
+
+def sweep(parent: Path) -> list[Path]:
+    """Removes what killed processes of this host left under `parent`; returns what it removed."""
+    prefix = f".tmp-{socket.gethostname()}-"
+    removed = []
+    for path in Path(parent).glob(prefix + "*"):
+        process = path.name.removeprefix(prefix).split("-")[0]
+        if process.isdigit() and not _alive(int(process)):
+            shutil.rmtree(path, ignore_errors=True)
+            removed.append(path)
+    return removed
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fingerprint(value: Any) -> str:
+    """16 hex digits that name a JSON-like value: equal values, equal names, on every machine."""
+    text = json.dumps(value, sort_keys=True, default=str, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def code_fingerprint(*places: str) -> str:
+    """Names the source text of modules or folders given relative to the repository (`"models"`, `"pipeline/records.py"`)."""
+    root = Path(__file__).parent.parent
+    files = [f for place in places for f in ([root / place] if place.endswith(".py") else (root / place).rglob("*.py"))]
+    return fingerprint({str(f.relative_to(root)): digest(f) for f in sorted(files)})
+
+
+def write_file(path: Path, text: str) -> None:
+    """Replaces a single file atomically: a reader sees the old text or the new."""
+    temporary = path.parent / f".{path.name}.{os.getpid()}"
+    _write_synced(temporary, text)
+    os.replace(temporary, path)
+    _sync(path.parent)
+
+
+def _describe(directory: Path, rows: dict[str, int]) -> dict[str, dict[str, Any]]:
+    files = {}
+    for path in sorted(p for p in directory.rglob("*") if p.is_file()):
+        _sync(path)
+        name = str(path.relative_to(directory))
+        files[name] = {"bytes": path.stat().st_size, "sha256": digest(path)}
+        if name in rows:
+            files[name]["rows"] = rows[name]
+    return files
+
+
+def _rename(source: Path, destination: Path, exist_ok: bool) -> None:
+    try:
+        os.rename(source, destination)  # onto an existing, non-empty folder this fails: nothing is ever overwritten
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        if not exist_ok:
+            raise UserError(f"{destination} exists already; it is never overwritten.", CANNOT_WRITE) from None
+
+
+def _write_synced(path: Path, text: str) -> None:
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,78 @@
+"""The record contract: what a `tf.train.Example` in a shard holds. It is what a client of the served model sends.
+
+    task            features
+    image           image_bytes (JPEG or PNG), label
+    sentiment       text (UTF-8), label
+    recommendation  user_id, item_id, rating (float), timestamp (int, seconds)
+
+and in each `id`, the row's name in its source. Beam encodes, training and evaluation parse, the export's `classify` and
+`regress` signatures take the same examples.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from pipeline import manifest
+from pipeline.errors import DATA, UserError
+
+SPLITS = ("train", "val", "test")
+
+FEATURES: dict[str, dict[str, tf.DType]] = {
+    "image": {"id": tf.string, "image_bytes": tf.string, "label": tf.string},
+    "sentiment": {"id": tf.string, "text": tf.string, "label": tf.string},
+    "recommendation": {"id": tf.string, "user_id": tf.string, "item_id": tf.string, "rating": tf.float32,
+                       "timestamp": tf.int64},
+}
+
+
+def encode(row: dict, task: str) -> bytes:
+    """A row as a serialized `tf.train.Example` with exactly the task's features."""
+    return tf.train.Example(
+        features=tf.train.Features(feature={name: _feature(row[name], dtype) for name, dtype in FEATURES[task].items()})
+    ).SerializeToString(deterministic=True)
+
+
+def parse(serialized: tf.Tensor, task: str) -> dict[str, tf.Tensor]:
+    """A batch of serialized examples [batch] as one tensor [batch] a feature."""
+    specs = {name: tf.io.FixedLenFeature([], dtype) for name, dtype in FEATURES[task].items()}
+    return tf.io.parse_example(serialized, specs)
+
+
+def shard_name(split: str, shard: int, shards: int) -> str:
+    return f"{split}-{shard:05d}-of-{shards:05d}.tfrecord"
+
+
+def shards(directory: Path, split: str) -> list[Path]:
+    """The files of a split in order, by the manifest (a stray or missing file is the manifest's business)."""
+    names = sorted(n for n in manifest.read(directory)["files"] if n.startswith(f"{split}-") and n.endswith(".tfrecord"))
+    return [Path(directory) / name for name in names]
+
+
+def load(directory: Path, split: str, task: str) -> dict[str, np.ndarray]:
+    """All rows of a split in memory, one array [rows] a feature, in shard order; strings as bytes objects.
+
+    Raises UserError for an empty split and for a record that cannot be read.
+    """
+    files = shards(directory, split)
+    parts: list[dict[str, np.ndarray]] = []
+    try:
+        for batch in tf.data.TFRecordDataset([str(f) for f in files]).batch(8192):
+            parts.append({name: value.numpy() for name, value in parse(batch, task).items()})
+    except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
+        raise UserError(f"{directory}: a record of split {split!r} cannot be read ({error.message.splitlines()[0]}); "
+                        "run preprocess again.", DATA) from None
+    if not parts:
+        raise UserError(f"{directory}: split {split!r} is empty; check --data.validation-fraction, --data.test-fraction "
+                        "and the source's own splits.", DATA)
+    return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+
+
+def _feature(value, dtype: tf.DType) -> tf.train.Feature:
+    if dtype == tf.string:
+        data = value if isinstance(value, bytes) else str(value).encode()
+        return tf.train.Feature(bytes_list=tf.train.BytesList(value=[data]))
+    if dtype == tf.float32:
+        return tf.train.Feature(float_list=tf.train.FloatList(value=[value]))
+    return tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))

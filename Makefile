@@ -1,0 +1,52 @@
+# Variables to override: PYTHON (which interpreter), VENV (where to install), PINS= (install without the pins).
+PYTHON ?= python3.11
+VENV ?= .venv
+PINS ?= -c constraints.txt
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check $(PINS)
+
+.DEFAULT_GOAL := help
+.PHONY: help run test test-slow chaos bench lint format clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
+
+run: $(VENV)/.run ## install, then raw data to answered requests for all three tasks
+	$(BIN)/minibatch demo
+
+test: lint ## install with development tools, lint, run the quick tests
+	$(BIN)/python -m pytest -m "not slow and not chaos"
+
+test-slow: $(VENV)/.dev ## the bars on full data and everything above a minute
+	$(BIN)/python -m pytest -m slow
+
+chaos: $(VENV)/.dev ## the tests that kill, fill and cut
+	$(BIN)/python -m pytest -m chaos
+
+bench: $(VENV)/.dev ## every claim of benchmarks/, against its peer
+	for claim in benchmarks/[a-z]*.py; do $(BIN)/python "$$claim" || exit 1; done
+
+lint: $(VENV)/.dev ## ruff, format, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.dev ## rewrite in the one format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## remove the environment and what tools left; records, runs and exports stay
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+# One environment, two stamps: the second only adds the development tools.
+$(VENV)/.run: pyproject.toml constraints.txt | $(BIN)/pip
+	$(PIP) -e ".[all]"
+	touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/pip
+	$(PIP) -e ".[dev]"
+	touch $@ $(VENV)/.run
+
+$(BIN)/pip:
+	$(PYTHON) -m venv $(VENV)

@@ -1,0 +1,119 @@
+"""Image classification: JPEG or PNG bytes -> class scores, by a convolutional network."""
+
+import keras
+import tensorflow as tf
+
+from models.analysis import ImageAnalysis
+from models.normalization import FusedBatchNormalization
+from models.options import Image
+from models.spec import Features, ModelSpec, Tensors, class_index
+
+
+class Inputs(tf.Module):
+    """image_bytes [batch] -> {"image": uint8 [batch, height, width, channels]}."""
+
+    def __init__(self, options: Image, analysis: ImageAnalysis):
+        super().__init__()
+        self.size = (options.height, options.width)
+        self.channels = options.channels
+
+    def __call__(self, features: Features) -> Tensors:
+        shape = tf.TensorSpec((*self.size, self.channels), tf.uint8)
+        return {"image": tf.map_fn(self.decode, features["image_bytes"], fn_output_signature=shape)}
+
+    def decode(self, data: tf.Tensor) -> tf.Tensor:
+        image = tf.io.decode_image(data, self.channels, expand_animations=False)  # [h, w, channels] uint8
+        image.set_shape([None, None, self.channels])
+        return resize(image[None], self.size)[0]
+
+
+def resize(images: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
+    """uint8 [batch, h, w, c] -> uint8 [batch, *size, c], untouched where the size is right already."""
+    fits = tf.reduce_all(tf.equal(tf.shape(images)[1:3], size))
+    images = tf.cond(
+        fits,
+        lambda: images,
+        lambda: tf.cast(tf.round(tf.image.resize(tf.cast(images, tf.float32), size, antialias=True)), tf.uint8),
+    )
+    return tf.ensure_shape(images, (None, *size, images.shape[-1]))
+
+
+def target(features: Features, analysis: ImageAnalysis) -> tf.Tensor:
+    return class_index(features["label"], analysis.classes)
+
+
+def augment(inputs: Tensors, draws: tf.Tensor, options: Image) -> Tensors:
+    """Mirrors where draws[:, 0] < 1/2; crops a window of the reflected, padded image at draws[:, 1:]."""
+    image = inputs["image"]  # [batch, h, w, c]
+    if options.flip:
+        image = tf.where(draws[:, 0, None, None, None] < 0.5, image[:, :, ::-1], image)
+    if options.crop:
+        p, (h, w) = options.crop, (options.height, options.width)
+        padded = tf.pad(image, [[0, 0], [p, p], [p, p], [0, 0]], "REFLECT")  # [batch, h + 2p, w + 2p, c]
+        offsets = tf.cast(draws[:, 1:3] * (2 * p + 1), tf.int32)  # [batch, 2]
+        rows, columns = offsets[:, :1] + tf.range(h), offsets[:, 1:] + tf.range(w)  # [batch, h], [batch, w]
+        padded = tf.gather(padded, rows, axis=1, batch_dims=1)  # [batch, h, w + 2p, c]
+        image = tf.gather(padded, columns[:, None, :] + tf.zeros_like(rows)[:, :, None], axis=2, batch_dims=2)
+    return {"image": image}
+
+
+def build(options: Image, analysis: ImageAnalysis) -> keras.Model:
+    layers = keras.layers
+    penalty = keras.regularizers.L1L2(options.l1, options.l2) if options.l1 or options.l2 else None
+    shape = (options.height, options.width, options.channels)
+    image = keras.Input(shape, dtype="uint8", name="image")
+    x = layers.Rescaling(1 / 255)(image)
+    x = layers.Normalization(mean=list(analysis.mean), variance=list(analysis.variance))(x)
+    for depth, filters in enumerate(options.filters):
+        for _ in range(options.convolutions):
+            x = layers.Conv2D(filters, 3, padding="same", use_bias=not options.batch_norm,
+                              kernel_initializer="he_normal", kernel_regularizer=penalty)(x)
+            x = FusedBatchNormalization(momentum=0.9, epsilon=1e-5)(x) if options.batch_norm else x
+            x = layers.ReLU()(x)
+        x = layers.MaxPooling2D()(x) if depth < len(options.filters) - 1 else layers.GlobalAveragePooling2D()(x)
+        x = layers.Dropout(options.dropout)(x)
+    logits = layers.Dense(len(analysis.classes), kernel_regularizer=penalty, dtype="float32")(x)
+    return keras.Model({"image": image}, logits, name="image")
+
+
+def loss(target: tf.Tensor, logits: tf.Tensor, options: Image) -> tf.Tensor:
+    """Cross-entropy against (1 - s) * one_hot(target) + s / classes, s the label smoothing."""
+    smoothing, classes = options.label_smoothing, logits.shape[-1]
+    truth = tf.one_hot(target, classes) * (1 - smoothing) + smoothing / classes  # [batch, classes]
+    return tf.nn.softmax_cross_entropy_with_logits(truth, logits)  # [batch]
+
+
+class Serving(tf.Module):
+    """The signatures `serving_default` (image_bytes), `pixels` (image) and `classify` (tf.Example)."""
+
+    def __init__(self, model: keras.Model, options: Image, analysis: ImageAnalysis):
+        super().__init__()
+        self.model, self.inputs, self.classes = model, Inputs(options, analysis), tf.constant(analysis.classes)
+
+        def scores(image: tf.Tensor) -> tf.Tensor:
+            return tf.nn.softmax(model({"image": image}, training=False))  # [batch, classes]
+
+        def answer(image: tf.Tensor) -> dict[str, tf.Tensor]:
+            values = scores(image)
+            return {"label": tf.gather(self.classes, tf.argmax(values, axis=1)), "scores": values}
+
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "image_bytes")])
+        def serving_default(image_bytes):
+            return answer(self.inputs({"image_bytes": image_bytes})["image"])
+
+        @tf.function(input_signature=[tf.TensorSpec([None, None, None, options.channels], tf.uint8, "image")])
+        def pixels(image):
+            return answer(resize(image, (options.height, options.width)))
+
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "inputs")])
+        def classify(inputs):
+            features = tf.io.parse_example(inputs, {"image_bytes": tf.io.FixedLenFeature([], tf.string)})
+            values = scores(self.inputs(features)["image"])
+            classes = tf.repeat(self.classes[None], tf.shape(values)[0], axis=0)  # [batch, classes]
+            return {"classes": classes, "scores": values}
+
+        self.signatures = {"serving_default": serving_default, "pixels": pixels, "classify": classify}
+
+
+SPEC = ModelSpec(inputs=Inputs, target=target, build=build, loss=loss, serve=Serving, monitor="accuracy", draws=3,
+                 augment=augment)

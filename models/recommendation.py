@@ -1,0 +1,117 @@
+"""Recommendation by matrix factorisation: user and item ids -> rating, and the best unseen items of a user.
+
+    rating(u, i) = global mean + b_u + b_i + <p_u, q_i>, clipped to the range of the training ratings
+
+A user or an item that training never saw contributes nothing: its bias and its vector count as zero. So an unknown user
+is answered with the items' averages, an unknown item with the user's average, both unknown with the global mean.
+"""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from models.analysis import RatingsAnalysis
+from models.options import Recommendation
+from models.spec import Features, ModelSpec, Tensors, lookup_table
+
+
+class Inputs(tf.Module):
+    """user_id, item_id [batch] -> {"user": int32 [batch], "item": int32 [batch]}; 0 = never seen in training."""
+
+    def __init__(self, options: Recommendation, analysis: RatingsAnalysis):
+        super().__init__()
+        self.users, self.items = lookup_table(analysis.users, -1), lookup_table(analysis.items, -1)
+
+    def __call__(self, features: Features) -> Tensors:
+        return {"user": self.users.lookup(features["user_id"]) + 1, "item": self.items.lookup(features["item_id"]) + 1}
+
+
+def target(features: Features, analysis: RatingsAnalysis) -> tf.Tensor:
+    return features["rating"]
+
+
+class Factorisation(keras.layers.Layer):
+    """{"user", "item"} [batch] -> {"rating": [batch], "penalty": [batch]}, the squared norm of the rows looked up."""
+
+    def __init__(self, users: int, items: int, factors: int, mean: float):
+        super().__init__(dtype="float32")
+        self.users, self.items, self.factors, self.mean = users, items, factors, mean
+
+    def build(self, _):
+        vectors = keras.initializers.RandomNormal(stddev=0.1)
+        self.user_bias = self.add_weight(shape=(self.users + 1,), initializer="zeros", name="user_bias")
+        self.item_bias = self.add_weight(shape=(self.items + 1,), initializer="zeros", name="item_bias")
+        self.user_vectors = self.add_weight(shape=(self.users + 1, self.factors), initializer=vectors, name="user")
+        self.item_vectors = self.add_weight(shape=(self.items + 1, self.factors), initializer=vectors, name="item")
+
+    def call(self, inputs):
+        user, item = inputs["user"], inputs["item"]  # [batch]
+        known_user, known_item = tf.cast(user > 0, tf.float32), tf.cast(item > 0, tf.float32)  # [batch]
+        p = tf.gather(self.user_vectors, user) * known_user[:, None]  # [batch, factors]
+        q = tf.gather(self.item_vectors, item) * known_item[:, None]  # [batch, factors]
+        b, c = tf.gather(self.user_bias, user) * known_user, tf.gather(self.item_bias, item) * known_item
+        rating = self.mean + b + c + tf.reduce_sum(p * q, axis=1)
+        penalty = tf.reduce_sum(p * p, 1) + tf.reduce_sum(q * q, 1) + b * b + c * c
+        return {"rating": rating, "penalty": penalty}
+
+
+def build(options: Recommendation, analysis: RatingsAnalysis) -> keras.Model:
+    ids = {name: keras.Input([], dtype="int32", name=name) for name in ("user", "item")}
+    layer = Factorisation(len(analysis.users), len(analysis.items), options.factors, analysis.global_mean)
+    return keras.Model(ids, layer(ids), name="recommendation")
+
+
+def loss(target: tf.Tensor, outputs: dict[str, tf.Tensor], options: Recommendation) -> tf.Tensor:
+    """(rating - target)^2 + l2 * (|p_u|^2 + |q_i|^2 + b_u^2 + b_i^2), on the rows looked up only."""
+    return tf.square(outputs["rating"] - target) + options.l2 * outputs["penalty"]  # [batch]
+
+
+class Serving(tf.Module):
+    """The signatures `serving_default` (user_id, item_id), `recommend` (user_id) and `regress` (tf.Example)."""
+
+    def __init__(self, model: keras.Model, options: Recommendation, analysis: RatingsAnalysis):
+        super().__init__()
+        self.model, self.inputs, self.item_ids = model, Inputs(options, analysis), tf.constant(analysis.items)
+        factors = next(layer for layer in model.layers if isinstance(layer, Factorisation))
+        seen = tf.ragged.constant(self._seen(analysis), tf.int32, ragged_rank=1)  # row 0: the unknown user
+        k = min(options.k, len(analysis.items))
+
+        def rate(user_id: tf.Tensor, item_id: tf.Tensor) -> tf.Tensor:
+            outputs = model(self.inputs({"user_id": user_id, "item_id": item_id}), training=False)
+            return tf.clip_by_value(outputs["rating"], analysis.lowest, analysis.highest)  # [batch]
+
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.string, n) for n in ("user_id", "item_id")])
+        def serving_default(user_id, item_id):
+            return {"rating": rate(user_id, item_id)}
+
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "user_id")])
+        def recommend(user_id):
+            user = self.inputs.users.lookup(user_id) + 1  # [batch]
+            p = tf.gather(factors.user_vectors, user) * tf.cast(user > 0, tf.float32)[:, None]  # [batch, factors]
+            bias = tf.gather(factors.user_bias, user) * tf.cast(user > 0, tf.float32)  # [batch]
+            scores = p @ tf.transpose(factors.item_vectors[1:]) + factors.item_bias[1:]  # [batch, items]
+            scores += factors.mean + bias[:, None]
+            rows = tf.gather(seen, user)  # ragged [batch, None]
+            places = tf.stack([tf.cast(rows.value_rowids(), tf.int32), rows.flat_values], axis=1)  # [n, 2]
+            hidden = tf.fill([tf.shape(places)[0]], scores.dtype.min)
+            top = tf.math.top_k(tf.tensor_scatter_nd_update(scores, places, hidden), k)
+            ratings = tf.clip_by_value(top.values, analysis.lowest, analysis.highest)
+            return {"item_ids": tf.gather(self.item_ids, top.indices), "scores": ratings}
+
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "inputs")])
+        def regress(inputs):
+            specs = {name: tf.io.FixedLenFeature([], tf.string) for name in ("user_id", "item_id")}
+            features = tf.io.parse_example(inputs, specs)
+            return {"outputs": rate(features["user_id"], features["item_id"])}
+
+        self.signatures = {"serving_default": serving_default, "recommend": recommend, "regress": regress}
+
+    @staticmethod
+    def _seen(analysis: RatingsAnalysis) -> list[np.ndarray]:
+        place = {item: index for index, item in enumerate(analysis.items)}
+        rows = [np.array([place[i] for i in items], np.int32) for items in analysis.seen]
+        return [np.array([], np.int32), *rows]
+
+
+SPEC = ModelSpec(inputs=Inputs, target=target, build=build, loss=loss, serve=Serving, monitor="rmse",
+                 lower_is_better=True)

@@ -1,0 +1,40 @@
+# docker build --target train|serve|tfserving .
+# train      the whole pipeline without a server: docker run -v $PWD/work:/srv/work IMAGE run cifar10
+# serve      the embedded server: docker run -p 8500:8500 -p 8501:8501 -v $PWD/exports:/models IMAGE
+# tfserving  TensorFlow's own server with the same models, ports and flags
+
+FROM python:3.11-slim AS base
+ENV PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+RUN useradd --create-home --uid 1000 minibatch
+WORKDIR /srv/minibatch
+COPY pyproject.toml constraints.txt LICENSE README.md ./
+COPY custom_optimizers custom_optimizers
+COPY models models
+COPY pipeline pipeline
+COPY serving serving
+
+FROM base AS train
+RUN pip install -c constraints.txt ".[data,train,client,report,tune]"
+USER minibatch
+WORKDIR /srv/work
+ENTRYPOINT ["minibatch"]
+CMD ["--help"]
+
+FROM base AS serve
+RUN pip install -c constraints.txt ".[serve]"
+COPY serving/tfserving /etc/serving
+USER minibatch
+WORKDIR /srv/work
+EXPOSE 8500 8501
+# exec form and no shell: the server itself is process 1 and gets the stop signal
+ENTRYPOINT ["python", "-m", "serving.server"]
+CMD ["--port=8500", "--rest_api_port=8501", "--model_config_file=/etc/serving/models.config"]
+
+# 2.20 is the newest image; it reads what TensorFlow 2.21 exports as long as no op is newer than 2.20.
+FROM tensorflow/serving:2.20.0 AS tfserving
+COPY serving/tfserving /etc/serving
+EXPOSE 8500 8501
+ENTRYPOINT ["tensorflow_model_server"]
+CMD ["--port=8500", "--rest_api_port=8501", "--model_config_file=/etc/serving/models.config", \
+     "--enable_batching=true", "--batching_parameters_file=/etc/serving/batching.config", \
+     "--monitoring_config_file=/etc/serving/monitoring.config"]

@@ -1,0 +1,1 @@
+"""Serving: a client and a server of TF Serving's protocols, and the settings for TF Serving itself."""

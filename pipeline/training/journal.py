@@ -1,0 +1,139 @@
+"""The metrics log of a run: metrics.jsonl, one JSON object a line, and the same numbers as TensorBoard event files.
+
+    {"step": 50, "epoch": 1, "split": "train", "loss": …, "learning_rate": …, "gradient_norm": …,
+     "examples_per_second": …}
+    {"step": 500, "epoch": 1, "split": "val", "loss": …, "accuracy": …}
+
+JSON has no NaN and no infinity; they are written as the strings "NaN", "Infinity" and "-Infinity" (as protobuf does),
+which `float()` and JavaScript's `Number()` read back, so that a diverged run still says how it diverged.
+"""
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from pipeline import manifest
+
+NAME = "metrics.jsonl"
+TENSORBOARD = "tensorboard"
+_NON_FINITE = ("NaN", "Infinity", "-Infinity")
+
+
+class Journal:
+    """Appends to the log of `run_dir`; opened at `resume_step`, it first forgets every line of a later step.
+
+    A resumed run so has no line twice and none missing, provided that `sync` was called before the checkpoint of
+    `resume_step` was committed.
+    """
+
+    def __init__(self, run_dir: Path, tensorboard: bool, resume_step: int):
+        path = Path(run_dir) / NAME
+        kept = [line for line in read(run_dir) if line["step"] <= resume_step]
+        manifest.write_file(path, "".join(map(_encode, kept)))
+        self._last = {"train": -1, "val": -1} | {line["split"]: line["step"] for line in kept}
+        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115  closed by close()
+        self._writers = _event_writers(Path(run_dir) / TENSORBOARD, kept) if tensorboard else {}
+
+    def train(self, step: int, epoch: int, *, loss: float, learning_rate: float, gradient_norm: float,
+              examples_per_second: float) -> None:
+        """Logs the last of the updates up to `step`."""
+        self._write(step, epoch, "train", {"loss": loss, "learning_rate": learning_rate, "gradient_norm": gradient_norm,
+                                           "examples_per_second": examples_per_second})
+
+    def validation(self, step: int, epoch: int, metrics: Mapping[str, float]) -> None:
+        """Logs metrics on the validation rows after `step` updates."""
+        self._write(step, epoch, "val", metrics)
+
+    def sync(self) -> None:
+        """Returns when every line so far is on the disk."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        for writer in self._writers.values():
+            writer.flush()
+
+    def close(self) -> None:
+        if not self._file.closed:
+            self.sync()
+            self._file.close()
+            for writer in self._writers.values():
+                writer.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _write(self, step: int, epoch: int, split: str, values: Mapping[str, float]) -> None:
+        # A run killed between an epoch's checkpoint and its end validates again what it has logged already.
+        if step <= self._last[split]:
+            return
+        self._last[split] = step
+        line = {"step": int(step), "epoch": int(epoch), "split": split, **{k: float(v) for k, v in values.items()}}
+        self._file.write(_encode(line))
+        self._file.flush()
+        if self._writers:
+            _write_events(self._writers[split], line)
+
+
+def read(run_dir: Path) -> list[dict[str, Any]]:
+    """The lines of a run's log in order, non-finite values as floats; empty without a log.
+
+    A line that is not whole (the process was killed while writing it, or is writing it now) is left out.
+    """
+    try:
+        text = (Path(run_dir) / NAME).read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return []
+    lines = [_decode(line) for line in text.split("\n")[:-1]]  # what follows the last newline is not whole
+    return [line for line in lines if line is not None]
+
+
+def _encode(line: Mapping[str, Any]) -> str:
+    return json.dumps({key: _to_json(value) for key, value in line.items()}, allow_nan=False) + "\n"
+
+
+def _decode(text: str) -> dict[str, Any] | None:
+    try:
+        line = json.loads(text)
+    except ValueError:
+        return None
+    if not isinstance(line, dict) or not {"step", "epoch", "split"} <= line.keys():
+        return None
+    return {key: float(value) if value in _NON_FINITE else value for key, value in line.items()}
+
+
+def _to_json(value: Any) -> Any:
+    if not isinstance(value, float) or math.isfinite(value):
+        return value
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+
+
+def _event_writers(directory: Path, lines: list[dict[str, Any]]) -> dict[str, Any]:
+    """A tf.summary writer a split, the event files made anew from `lines`.
+
+    Event files cannot be cut; rewritten from the log, they hold no step twice either. The price is that TensorBoard
+    shows the time of the resumption as the wall time of the earlier steps.
+    """
+    import tensorflow as tf
+
+    writers = {}
+    for split in ("train", "val"):
+        shutil.rmtree(directory / split, ignore_errors=True)
+        writers[split] = tf.summary.create_file_writer(str(directory / split))
+    for line in lines:
+        _write_events(writers[line["split"]], line)
+    return writers
+
+
+def _write_events(writer: Any, line: Mapping[str, Any]) -> None:
+    import tensorflow as tf
+
+    with writer.as_default(step=line["step"]):
+        for name, value in line.items():
+            if name not in ("step", "epoch", "split"):
+                tf.summary.scalar(name, value)

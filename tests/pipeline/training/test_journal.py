@@ -106,7 +106,7 @@ def test_an_epoch_validated_again_after_a_kill_is_logged_once(tmp_path):
 
 def test_a_killed_process_loses_no_line(tmp_path):
     code = ("import os, sys; from pathlib import Path; from pipeline.training.journal import Journal\n"
-            "Journal(Path(sys.argv[1]), False, 0).validation(1, 1, {'loss': 1}); os.kill(os.getpid(), 9)")
+            "j = Journal(Path(sys.argv[1]), False, 0); j.validation(1, 1, {'loss': 1}); os.kill(os.getpid(), 9)")
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=Path(__file__).parents[3])
     assert done.returncode == -9
     assert steps(tmp_path, "val") == [1]

@@ -1,0 +1,76 @@
+"""Checkpoints: every variable of model and optimizer, one committed directory a checkpoint, named by the update number.
+
+Keras' seed generators (dropout) are variables of the model but not of its object graph, so `tf.train.Checkpoint(model)`
+would lose them and a resumed run would differ; the variables are listed instead.
+"""
+
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from pipeline import manifest
+from pipeline.errors import Corrupt, UserError
+
+log = logging.getLogger(__name__)
+
+
+def save(root: Path, step: int, model: keras.Model, optimizer: keras.optimizers.Optimizer, facts: dict[str, Any]) -> Path:
+    """Commits `root/<step>`; `facts` (JSON values) come back from `restore`. Does nothing where it is there already."""
+    destination = Path(root) / f"{step:09d}"
+    with manifest.committing(destination, exist_ok=True) as draft:
+        _checkpoint(model, optimizer).write(str(draft.path / "state"))
+        draft.facts.update(facts, step=step)
+    return destination
+
+
+def restore(root: Path, model: keras.Model, optimizer: keras.optimizers.Optimizer | None) -> dict[str, Any] | None:
+    """Restores the newest checkpoint that is whole and returns its facts; None if there never was one.
+
+    A damaged checkpoint is passed over with a warning. When all are damaged it raises Corrupt: starting from scratch
+    unasked would throw the run away.
+    """
+    steps = listed(root)
+    for path in reversed(steps):
+        try:
+            return read(path, model, optimizer)
+        except UserError as error:
+            log.warning("checkpoint %s passed over: %s", path.name, error)
+    if steps:
+        raise Corrupt(f"{root}: none of the {len(steps)} checkpoints is whole; restore one from a copy, or pass --fresh.")
+    return None
+
+
+def read(path: Path, model: keras.Model, optimizer: keras.optimizers.Optimizer | None = None) -> dict[str, Any]:
+    """Verifies one checkpoint, restores it (without `optimizer` the model alone), and returns its facts."""
+    facts = manifest.verify(path)
+    try:
+        status = _checkpoint(model, optimizer).read(str(path / "state"))
+        status.assert_consumed() if optimizer is not None else status.expect_partial().assert_existing_objects_matched()
+    except (tf.errors.OpError, AssertionError, ValueError) as error:
+        raise Corrupt(f"{path} does not fit the model ({str(error).splitlines()[0]}).") from None
+    return facts
+
+
+def listed(root: Path) -> list[Path]:
+    """The checkpoints under `root`, oldest first."""
+    return sorted(p for p in Path(root).glob("[0-9]*") if p.is_dir())
+
+
+def prune(root: Path, keep: int, best: str | None) -> None:
+    """Removes all but the `keep` newest checkpoints and the one named `best`."""
+    for path in listed(root)[:-keep]:
+        if path.name != best:
+            doomed = path.with_name(f".old-{path.name}")
+            path.rename(doomed)  # first out of sight, so that no reader sees half a checkpoint
+            shutil.rmtree(doomed)
+
+
+def _checkpoint(model: keras.Model, optimizer: keras.optimizers.Optimizer | None) -> tf.train.Checkpoint:
+    parts = {"model": [v.value for v in model.variables]}
+    if optimizer is not None:
+        parts["optimizer"] = [v.value for v in optimizer.variables]
+    return tf.train.Checkpoint(**parts)

@@ -1,0 +1,215 @@
+"""The training loop: records directory -> run directory.
+
+Many updates run in one compiled call; Python looks up between calls only, to log, to validate once an epoch and to write
+checkpoints. All state is in the checkpoint (variables, seeds of dropout) or follows from the update number (order of the
+rows, augmentation, learning rate), so a run that was stopped continues as if it had not been.
+"""
+
+import json
+import signal
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from models.analysis import Analysis, load
+from models.spec import ModelSpec, spec_of
+from pipeline import manifest, records
+from pipeline.config import Config
+from pipeline.errors import CHANGED, TERMINATED, USAGE, UserError
+from pipeline.release.evaluate import evaluate
+from pipeline.training import checkpoints, descent, inputs, runs
+from pipeline.training.journal import Journal
+from pipeline.training.progress import Progress
+from pipeline.training.strategy import strategy_of
+
+
+def train(config: Config, records_dir: Path, preset: str = "") -> Path:
+    """Trains until `train.epochs`, or `train.patience` epochs without a better score, and returns the run directory.
+
+    The same call resumes an unfinished run and returns a finished one as it is. Raises UserError for changed settings, a
+    loss that is not finite, damaged records or checkpoints, and (TERMINATED) after SIGTERM.
+    """
+    manifest.verify(records_dir)
+    run_dir = runs.open_run(config, runs.describe(config, preset, records_dir))
+    with runs.locked(run_dir):
+        if runs.result(run_dir) is None:
+            _train(config, records_dir, run_dir)
+    return run_dir
+
+
+def best_model(run_dir: Path, config: Config, analysis: Analysis) -> keras.Model:
+    """The model of a finished run with the weights of its best epoch, on one device, in float32."""
+    outcome = runs.result(run_dir)
+    if outcome is None:
+        raise UserError(f"{run_dir} is unfinished: repeat `minibatch train` to finish it.", CHANGED)
+    keras.config.set_dtype_policy("float32")
+    model = spec_of(config.task).build(config.model, analysis)
+    checkpoints.read(run_dir / "checkpoints" / outcome["best_checkpoint"], model)
+    return model
+
+
+@dataclass
+class Standing:
+    """Where a run is: JSON values, kept in every checkpoint."""
+
+    step: int = 0
+    best_score: float | None = None
+    best_epoch: int = 0
+    best_checkpoint: str = ""
+    seconds: float = 0.0
+
+    def better(self, score: float, lower_is_better: bool) -> bool:
+        if self.best_score is None:
+            return True
+        return score < self.best_score if lower_is_better else score > self.best_score
+
+
+def _train(config: Config, records_dir: Path, run_dir: Path) -> None:
+    options, spec = config.train, spec_of(config.task)
+    keras.config.set_dtype_policy(options.precision)
+    keras.utils.set_random_seed(options.seed)
+    if options.deterministic:
+        tf.config.experimental.enable_op_determinism()
+    strategy = strategy_of(options.strategy)
+    if options.batch_size % strategy.num_replicas_in_sync:
+        raise UserError(f"--train.batch-size {options.batch_size}: must be a multiple of the "
+                        f"{strategy.num_replicas_in_sync} replicas.", USAGE)
+
+    analysis = load(records_dir, config.task)
+    rows = inputs.prepare(records_dir, config, spec, analysis)
+    held_out = records.load(records_dir, "val", config.task)
+    per_epoch = -(-len(rows) // options.batch_size)
+
+    with strategy.scope():
+        model = spec.build(config.model, analysis)
+        optimizer = descent.optimizer_of(config.optimizer, per_epoch, options.epochs)
+        if options.precision == "mixed_float16":
+            optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+        optimizer.build(model.trainable_variables)
+    serving = spec.serve(model, config.model, analysis)  # validation asks the model as a client will
+
+    root = run_dir / "checkpoints"
+    manifest.sweep(root)
+    saved = checkpoints.restore(root, model, optimizer)
+    standing = Standing(**saved["standing"]) if saved else Standing()
+    steps = compiled_steps(model, optimizer, spec, config, strategy)
+    total, started = options.epochs * per_epoch, time.perf_counter() - standing.seconds
+    stop = _stop_on_sigterm()
+
+    def save() -> None:
+        standing.seconds = time.perf_counter() - started
+        journal.sync()
+        checkpoints.save(root, standing.step, model, optimizer, {"standing": vars(standing)})
+        checkpoints.prune(root, options.keep, standing.best_checkpoint)
+
+    with (
+        Journal(run_dir, options.tensorboard, standing.step) as journal,
+        Progress(total, options.batch_size, standing.step) as progress,
+    ):
+        batches = inputs.batches(rows, config, spec, strategy, standing.step)
+        while standing.step < total and not _out_of_patience(standing, per_epoch, config):
+            epoch = standing.step // per_epoch + 1
+            count = min(options.steps_per_call, epoch * per_epoch - standing.step)
+            before = time.perf_counter()
+            losses, norm = (value.numpy() for value in steps(batches, tf.constant(count)))
+            standing.step += count
+            line = {
+                "loss": float(losses), "learning_rate": float(optimizer.learning_rate), "gradient_norm": float(norm),
+                "examples_per_second": count * options.batch_size / (time.perf_counter() - before),
+            }
+            if not tf.math.is_finite(losses):
+                raise UserError(f"{run_dir}: the loss is {losses} at update {standing.step}; lower "
+                                "--optimizer.learning-rate or clip with --optimizer.clip. The checkpoints before it stay.")
+            journal.write(step=standing.step, epoch=epoch, split="train", **line)
+            progress.update(standing.step, **line)
+            if standing.step == epoch * per_epoch:
+                metrics = evaluate(serving.signatures, held_out, config.task, analysis, intervals=False).metrics
+                score = metrics[spec.monitor]
+                if better := standing.better(score, spec.lower_is_better):
+                    standing.best_score, standing.best_epoch = score, epoch
+                    standing.best_checkpoint = f"{standing.step:09d}"
+                journal.write(step=standing.step, epoch=epoch, split="val", **metrics)
+                progress.epoch(epoch, options.epochs, metrics, better)
+                save()
+            if stop.is_set():
+                save()
+                raise UserError(f"{run_dir}: stopped by SIGTERM after update {standing.step}, which is saved; the same "
+                                "command goes on from there.", TERMINATED)
+    _finish(run_dir, standing, per_epoch, total, options.batch_size)
+
+
+def compiled_steps(model, optimizer, spec: ModelSpec, config: Config, strategy: tf.distribute.Strategy):
+    """A compiled function (iterator, n) -> (mean loss of n updates, gradient norm of the last one)."""
+    replicas = strategy.num_replicas_in_sync
+    scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+
+    def update(inputs: dict, target: tf.Tensor, weights: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        with tf.GradientTape() as tape:
+            outputs = model(inputs, training=True)
+            loss = tf.reduce_sum(spec.loss(target, outputs, config.model) * weights)  # this replica's part of the mean
+            objective = loss + tf.add_n(model.losses) / replicas if model.losses else loss
+            objective = optimizer.scale_loss(objective) if scaled else objective
+        # Dense: repeated rows of a table are summed before anything looks at their norm.
+        gradients = [tf.convert_to_tensor(g) for g in tape.gradient(objective, model.trainable_variables)]
+        if replicas > 1:
+            context = tf.distribute.get_replica_context()
+            gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+            loss = context.all_reduce(tf.distribute.ReduceOp.SUM, loss)
+        scale = tf.cast(optimizer.dynamic_scale, tf.float32) if scaled else 1.0
+        gradients, norm = descent.clip([g / scale for g in gradients], config.optimizer)
+        # Keras sums over the replicas once more inside apply; each hands in the same gradient, so each hands in its share.
+        optimizer.apply([g * scale / replicas for g in gradients], model.trainable_variables)
+        return loss, norm
+
+    if config.train.jit:
+        update = tf.function(update, jit_compile=True)
+
+    @tf.function(reduce_retracing=True)
+    def steps(iterator, count):
+        total, norm = tf.constant(0.0), tf.constant(0.0)
+        for _ in tf.range(count):
+            loss, norm = strategy.run(update, args=next(iterator))
+            if replicas > 1:
+                loss, norm = strategy.experimental_local_results(loss)[0], strategy.experimental_local_results(norm)[0]
+            total += loss
+        return total / tf.cast(count, tf.float32), norm
+
+    return steps
+
+
+def _out_of_patience(standing: Standing, per_epoch: int, config: Config) -> bool:
+    at_epoch_end = standing.step % per_epoch == 0
+    return at_epoch_end and standing.step // per_epoch - standing.best_epoch >= config.train.patience
+
+
+def _stop_on_sigterm() -> threading.Event:
+    """Set by the first SIGTERM; the second one ends the process at once."""
+    stop = threading.Event()
+
+    def handle(number, frame):
+        stop.set()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handle)
+    return stop
+
+
+def _finish(run_dir: Path, standing: Standing, per_epoch: int, total: int, batch_size: int) -> None:
+    outcome: dict[str, Any] = {
+        "best_checkpoint": standing.best_checkpoint,
+        "best_epoch": standing.best_epoch,
+        "best_score": standing.best_score,
+        "best_step": int(standing.best_checkpoint),
+        "epochs": standing.step // per_epoch,
+        "examples_per_second": standing.step * batch_size / standing.seconds,
+        "seconds": standing.seconds,
+        "steps": standing.step,
+        "stopped": "done" if standing.step == total else "early",
+    }
+    manifest.write_file(run_dir / "training.json", json.dumps(outcome, indent=1))

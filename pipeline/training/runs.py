@@ -1,0 +1,99 @@
+"""A run's directory: runs/<name>/<number>, a number for each fresh start; the newest is the one commands mean."""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from pipeline import manifest
+from pipeline.config import Config, difference, to_json
+from pipeline.errors import CHANGED, MISSING, UserError
+
+# What may differ between two calls of the same run: where data lies and which runner read it, what the gate demands.
+_FREE = {"data": ("path", "download", "runner", "runner_options", "max_bad_fraction"), "train": ("tensorboard", "keep")}
+
+
+def describe(config: Config, preset: str, records_dir: Path) -> dict[str, Any]:
+    """config.json: everything that a run's weights depend on, and where its rows are."""
+    return {
+        "preset": preset,
+        "config": to_json(config),
+        "records": str(records_dir),
+        "fingerprint": {
+            "records": Path(records_dir).name,
+            "code": manifest.code_fingerprint("models", "custom_optimizers", "pipeline/training", "pipeline/records.py"),
+            "versions": {name: version(name) for name in ("tensorflow", "keras", "numpy")},
+        },
+    }
+
+
+def open_run(config: Config, description: dict[str, Any]) -> Path:
+    """The directory to train in: the newest if the settings are its own, a new one if there is none or `fresh` is set.
+
+    Raises UserError(CHANGED) with one line of differences when the newest run was made with other settings.
+    """
+    root = config.runs_root
+    root.mkdir(parents=True, exist_ok=True)
+    newest = newest_run(root)
+    if newest is not None and not config.run.fresh:
+        old = json.loads((newest / "config.json").read_text())
+        changes = difference(_binding(old), _binding(description))
+        if changes:
+            raise UserError(f"{newest} was made with other settings ({'; '.join(changes)}): pass --fresh to start a new "
+                            "run beside it, or another --run.name.", CHANGED)
+        return newest
+    number = 1 + (int(newest.name) if newest else 0)
+    directory = root / f"{number:04d}"
+    draft = root / f".new-{os.getpid()}"
+    draft.mkdir(exist_ok=True)
+    manifest.write_file(draft / "config.json", json.dumps(description, indent=1))
+    draft.rename(directory)
+    return directory
+
+
+def newest_run(root: Path) -> Path | None:
+    runs = sorted(p for p in Path(root).glob("[0-9][0-9][0-9][0-9]") if (p / "config.json").is_file())
+    return runs[-1] if runs else None
+
+
+def existing_run(config: Config) -> Path:
+    """The newest run of this name. Raises UserError(MISSING) when there is none."""
+    newest = newest_run(config.runs_root)
+    if newest is None:
+        raise UserError(f"{config.runs_root} holds no run yet: run `minibatch train` with the same options first.", MISSING)
+    return newest
+
+
+def result(run_dir: Path) -> dict[str, Any] | None:
+    """training.json of a finished run, None while it is unfinished."""
+    path = Path(run_dir) / "training.json"
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+@contextmanager
+def locked(run_dir: Path) -> Iterator[None]:
+    """Only one process trains in a run; the lock goes with the process, however it ends."""
+    with open(Path(run_dir) / ".lock", "a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise UserError(f"{run_dir} is being trained by process {file.read().strip() or 'unknown'}; wait for it, or "
+                            "use another --run.name.", CHANGED) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def _binding(description: dict[str, Any]) -> dict[str, Any]:
+    config = description["config"]
+    kept = {section: dict(config[section]) for section in ("data", "model", "optimizer", "train")}
+    for section, names in _FREE.items():
+        for name in names:
+            kept[section].pop(name, None)
+    return {**kept, **description["fingerprint"]}

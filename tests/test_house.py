@@ -67,20 +67,23 @@ def may_import(file: Path, name: str) -> bool:
     return package == "pipeline"
 
 
+# The modules that all stages share; they know no stage. The others in pipeline/ stand above the stages.
+SHARED = tuple(f"pipeline.{noun}" for noun in ("config", "errors", "manifest", "records", "runs", "checkpoints"))
+EXCEPTIONS = {
+    "preprocess": ["pipeline.sources"],
+    "training": ["pipeline.release.evaluate", "pipeline.release.metrics"],
+    "advice": ["pipeline.training"],
+}
+
+
 def stage_may_import(folder: str, name: str) -> bool:
-    """Inside pipeline: __main__ -> run -> stages -> {records, manifest, config, errors}; a stage is a folder."""
-    below = ["pipeline.config", "pipeline.errors", "pipeline.manifest", "pipeline.records"]
-    exceptions = {
-        "preprocess": ["pipeline.sources"],
-        "training": ["pipeline.release.evaluate", "pipeline.release.metrics"],
-        "advice": ["pipeline.training"],
-    }
+    """Inside pipeline: __main__ -> run -> stages -> shared modules; a stage is a folder."""
     if not within(name, "pipeline"):
         return True
     if folder in STAGES:
-        return within(name, *below, f"pipeline.{folder}", *exceptions.get(folder, []))
-    if f"pipeline.{folder.removesuffix('.py')}" in below:
-        return within(name, *below)
+        return within(name, *SHARED, f"pipeline.{folder}", *EXCEPTIONS.get(folder, []))
+    if f"pipeline.{folder.removesuffix('.py')}" in SHARED:
+        return within(name, *SHARED)
     return folder == "__main__.py" or not within(name, "pipeline.__main__")
 
 

@@ -16,13 +16,13 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from models.analysis import Analysis, load
+from models.analysis import load
 from models.spec import ModelSpec, spec_of
-from pipeline import manifest, records
+from pipeline import checkpoints, manifest, records, runs
 from pipeline.config import Config
-from pipeline.errors import CHANGED, TERMINATED, USAGE, UserError
+from pipeline.errors import TERMINATED, USAGE, UserError
 from pipeline.release.evaluate import evaluate
-from pipeline.training import checkpoints, descent, inputs, runs
+from pipeline.training import descent, inputs
 from pipeline.training.journal import Journal
 from pipeline.training.progress import Progress
 from pipeline.training.strategy import strategy_of
@@ -40,17 +40,6 @@ def train(config: Config, records_dir: Path, preset: str = "") -> Path:
         if runs.result(run_dir) is None:
             _train(config, records_dir, run_dir)
     return run_dir
-
-
-def best_model(run_dir: Path, config: Config, analysis: Analysis) -> keras.Model:
-    """The model of a finished run with the weights of its best epoch, on one device, in float32."""
-    outcome = runs.result(run_dir)
-    if outcome is None:
-        raise UserError(f"{run_dir} is unfinished: repeat `minibatch train` to finish it.", CHANGED)
-    keras.config.set_dtype_policy("float32")
-    model = spec_of(config.task).build(config.model, analysis)
-    checkpoints.read(run_dir / "checkpoints" / outcome["best_checkpoint"], model)
-    return model
 
 
 @dataclass

@@ -12,8 +12,11 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from pipeline import manifest
-from pipeline.errors import Corrupt, UserError
+from models.analysis import Analysis
+from models.spec import spec_of
+from pipeline import manifest, runs
+from pipeline.config import Config
+from pipeline.errors import CHANGED, Corrupt, UserError
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +56,17 @@ def read(path: Path, model: keras.Model, optimizer: keras.optimizers.Optimizer |
     except (tf.errors.OpError, AssertionError, ValueError) as error:
         raise Corrupt(f"{path} does not fit the model ({str(error).splitlines()[0]}).") from None
     return facts
+
+
+def best_model(run_dir: Path, config: Config, analysis: Analysis) -> keras.Model:
+    """The model of a finished run with the weights of its best epoch, on one device, in float32."""
+    outcome = runs.result(run_dir)
+    if outcome is None:
+        raise UserError(f"{run_dir} is unfinished: repeat `minibatch train` with the same options to finish it.", CHANGED)
+    keras.config.set_dtype_policy("float32")
+    model = spec_of(config.task).build(config.model, analysis)
+    read(run_dir / "checkpoints" / outcome["best_checkpoint"], model)
+    return model
 
 
 def listed(root: Path) -> list[Path]:

@@ -1,0 +1,35 @@
+"""Image presets."""
+
+from models.options import Image
+from pipeline.config import Config, Data, Gate, Optimizer, Train
+
+_DIGITS = tuple("0123456789")
+_CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
+def cifar10() -> Config:
+    """CIFAR-10, 50,000 + 10,000 images, by a CNN of six convolutions.
+
+    minibatch run cifar10 --data.path TFDS_DIR
+    """
+    return Config(
+        model=Image(filters=(32, 64, 128), dropout=0.1, flip=True, crop=4),
+        data=Data(source="tfds", name="cifar10", classes=_CIFAR10),
+        optimizer=Optimizer(name="adam", learning_rate=3e-3, schedule="cosine", warmup_epochs=1.0),
+        train=Train(batch_size=64, epochs=18, steps_per_call=10, patience=18),
+        gate=Gate(at_least={"accuracy": 0.84}, tolerance={"accuracy": 0.005}, slice_tolerance={"recall": 0.1}),
+    )
+
+
+def digits_sample() -> Config:
+    """Handwritten digits, 5,000 images of 28x28, by the same CNN, smaller.
+
+    minibatch run digits-sample
+    """
+    return Config(
+        model=Image(height=28, width=28, channels=1, filters=(16, 32, 64), dropout=0.1, crop=2),
+        data=Data(source="sample", name="digits", classes=_DIGITS),
+        optimizer=Optimizer(name="adam", learning_rate=3e-3, schedule="cosine", warmup_epochs=1.0),
+        train=Train(batch_size=64, epochs=12, steps_per_call=20, patience=12),
+        gate=Gate(at_least={"accuracy": 0.96}, tolerance={"accuracy": 0.01}, slice_tolerance={"recall": 0.1}),
+    )

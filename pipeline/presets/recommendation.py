@@ -1,0 +1,33 @@
+"""Recommendation presets."""
+
+from models.options import Recommendation
+from pipeline.config import Config, Data, Gate, Optimizer, Train
+
+
+def movielens() -> Config:
+    """MovieLens 100K, the canonical folds u1..u5, by matrix factorisation with biases.
+
+    minibatch run movielens --data.path ML_100K_DIR --data.fold 1 --run.name movielens-u1
+    """
+    return Config(
+        model=Recommendation(factors=32, l2=0.02),
+        data=Data(source="ml-100k"),
+        optimizer=Optimizer(name="adam", learning_rate=2e-3, schedule="cosine"),
+        train=Train(batch_size=128, epochs=15, steps_per_call=200, patience=3),
+        gate=Gate(at_most={"rmse": 0.96}, tolerance={"rmse": 0.01}, slice_tolerance={"rmse": 0.1}),
+    )
+
+
+def ratings_sample() -> Config:
+    """MovieLens 100K, rows split by hash.
+
+    minibatch run ratings-sample
+    """
+    config = movielens()
+    return Config(
+        model=config.model,
+        data=Data(source="sample", name="ratings"),
+        optimizer=config.optimizer,
+        train=config.train,
+        gate=Gate(at_most={"rmse": 0.95}, tolerance={"rmse": 0.01}, slice_tolerance={"rmse": 0.1}),
+    )

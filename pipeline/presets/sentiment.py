@@ -1,0 +1,32 @@
+"""Sentiment presets."""
+
+from models.options import Sentiment
+from pipeline.config import Config, Data, Gate, Optimizer, Train
+
+
+def imdb() -> Config:
+    """Large Movie Review data, 25,000 + 25,000 reviews, by a bidirectional LSTM.
+
+    minibatch run imdb --data.path TFDS_DIR
+    """
+    return Config(
+        model=Sentiment(vocabulary_size=20_000, max_tokens=400, embedding=64, units=64, dropout=0.5),
+        data=Data(source="tfds", name="imdb_reviews", classes=("neg", "pos")),
+        optimizer=Optimizer(name="adam", learning_rate=1e-3, schedule="cosine", warmup_epochs=0.2, clip="global_norm"),
+        train=Train(batch_size=32, epochs=5, steps_per_call=10, patience=2),
+        gate=Gate(at_least={"accuracy": 0.87}, tolerance={"accuracy": 0.005}, slice_tolerance={"accuracy": 0.05}),
+    )
+
+
+def reviews_sample() -> Config:
+    """Rotten Tomatoes reviews, 12,808 labelled positive or negative, by a smaller bidirectional LSTM.
+
+    minibatch run reviews-sample
+    """
+    return Config(
+        model=Sentiment(vocabulary_size=10_000, max_tokens=64, embedding=64, units=32, dropout=0.5),
+        data=Data(source="sample", name="reviews", classes=("negative", "positive")),
+        optimizer=Optimizer(name="adam", learning_rate=2e-3, schedule="cosine", warmup_epochs=0.2, clip="global_norm"),
+        train=Train(batch_size=32, epochs=5, steps_per_call=20, patience=2),
+        gate=Gate(at_least={"accuracy": 0.70}, tolerance={"accuracy": 0.01}, slice_tolerance={"accuracy": 0.1}),
+    )

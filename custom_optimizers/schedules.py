@@ -41,8 +41,8 @@ class WarmUp(LearningRateSchedule):
 class Triangular(LearningRateSchedule):
     """rate(t) = low + (high - low) * max(0, 1 - |t / half_cycle - 2 * floor(1 + t / (2 * half_cycle)) + 1|).
 
-    Rises from `low` to `high` in `half_cycle` updates and falls back, again and again (Smith, Cyclical Learning Rates for
-    Training Neural Networks, 2017).
+    Rises from `low` to `high` in `half_cycle` updates and falls back, again and again (Smith, Cyclical Learning
+    Rates for Training Neural Networks, 2017).
     """
 
     def __init__(self, low: float, high: float, half_cycle: int):

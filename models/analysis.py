@@ -3,8 +3,9 @@
 A directory holds `analysis.json` and, by task:
 
     image           analysis.json: classes, class_counts, mean and variance per channel (of pixels scaled to [0, 1])
-    sentiment       analysis.json: classes, class_counts, token_quantiles;  vocabulary.tsv: token<TAB>count, most frequent first
-    recommendation  analysis.json: global_mean, lowest, highest;  users.jsonl: {"id", "count", "items": [ids rated in
+    sentiment       analysis.json: classes, class_counts, token_quantiles;  vocabulary.tsv: token<TAB>count, most
+    frequent first recommendation  analysis.json: global_mean, lowest, highest;  users.jsonl: {"id", "count",
+    "items": [ids rated in
                     training]}; items.jsonl: {"id", "count"}; both sorted by id
 """
 
@@ -57,11 +58,13 @@ def load(directory: Path, task: str) -> Analysis:
     directory = Path(directory)
     values = json.loads((directory / "analysis.json").read_text())
     if task == "image":
-        return ImageAnalysis(tuple(values["classes"]), values["class_counts"], tuple(values["mean"]),
-                             tuple(values["variance"]))
+        return ImageAnalysis(
+            tuple(values["classes"]), values["class_counts"], tuple(values["mean"]), tuple(values["variance"])
+        )
     if task == "sentiment":
-        return TextAnalysis(tuple(values["classes"]), values["class_counts"], values["token_quantiles"],
-                            directory / "vocabulary.tsv")
+        return TextAnalysis(
+            tuple(values["classes"]), values["class_counts"], values["token_quantiles"], directory / "vocabulary.tsv"
+        )
     users, items = (_lines(directory / name) for name in ("users.jsonl", "items.jsonl"))
     return RatingsAnalysis(
         users=tuple(u["id"] for u in users),

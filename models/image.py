@@ -66,8 +66,14 @@ def build(options: Image, analysis: ImageAnalysis) -> keras.Model:
     x = layers.Normalization(mean=list(analysis.mean), variance=list(analysis.variance))(x)
     for depth, filters in enumerate(options.filters):
         for _ in range(options.convolutions):
-            x = layers.Conv2D(filters, 3, padding="same", use_bias=not options.batch_norm,
-                              kernel_initializer="he_normal", kernel_regularizer=penalty)(x)
+            x = layers.Conv2D(
+                filters,
+                3,
+                padding="same",
+                use_bias=not options.batch_norm,
+                kernel_initializer="he_normal",
+                kernel_regularizer=penalty,
+            )(x)
             x = FusedBatchNormalization(momentum=0.9, epsilon=1e-5)(x) if options.batch_norm else x
             x = layers.ReLU()(x)
         x = layers.MaxPooling2D()(x) if depth < len(options.filters) - 1 else layers.GlobalAveragePooling2D()(x)
@@ -115,5 +121,6 @@ class Serving(tf.Module):
         self.signatures = {"serving_default": serving_default, "pixels": pixels, "classify": classify}
 
 
-SPEC = ModelSpec(inputs=Inputs, target=target, build=build, loss=loss, serve=Serving, monitor="accuracy", draws=3,
-                 augment=augment)
+SPEC = ModelSpec(
+    inputs=Inputs, target=target, build=build, loss=loss, serve=Serving, monitor="accuracy", draws=3, augment=augment
+)

@@ -113,5 +113,6 @@ class Serving(tf.Module):
         return [np.array([], np.int32), *rows]
 
 
-SPEC = ModelSpec(inputs=Inputs, target=target, build=build, loss=loss, serve=Serving, monitor="rmse",
-                 lower_is_better=True)
+SPEC = ModelSpec(
+    inputs=Inputs, target=target, build=build, loss=loss, serve=Serving, monitor="rmse", lower_is_better=True
+)

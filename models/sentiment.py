@@ -27,7 +27,8 @@ def tokenise(texts: tf.Tensor) -> tf.RaggedTensor:
 
 
 class Inputs(tf.Module):
-    """text [batch] -> {"tokens": ragged int32 [batch, None]}, at least one token and at most options.max_tokens each."""
+    """text [batch] -> {"tokens": ragged int32 [batch, None]}, at least one token and at most options.max_tokens
+    each."""
 
     def __init__(self, options: Sentiment, analysis: TextAnalysis):
         super().__init__()

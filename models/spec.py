@@ -1,7 +1,7 @@
 """What a task must say about itself; the pipeline knows nothing else about images, texts or ratings.
 
-    raw features --inputs--> tensors --augment (training only)--> tensors --build's model--> outputs --loss--> [batch]
-    raw features --serve's signatures (inputs and model inside)--> what a client reads
+raw features --inputs--> tensors --augment (training only)--> tensors --build's model--> outputs --loss--> [batch]
+raw features --serve's signatures (inputs and model inside)--> what a client reads
 """
 
 from collections.abc import Callable
@@ -26,7 +26,8 @@ class ModelSpec:
 
     inputs: Callable[[Options, Analysis], tf.Module]
     """A module whose call turns raw features into model inputs. It holds the tables that the corpus gave, so that an
-    export carries them. Deterministic and independent of the epoch: training calls it once a run and keeps the result."""
+    export carries them. Deterministic and independent of the epoch: training calls it once a run and keeps the
+    result."""
     target: Callable[[Features, Analysis], tf.Tensor]
     """Raw features -> what the model should say, [batch]."""
     build: Callable[[Options, Analysis], keras.Model]
@@ -53,9 +54,7 @@ def spec_of(task: str) -> ModelSpec:
 
 def lookup_table(keys: tuple[str, ...], default: int) -> tf.lookup.StaticHashTable:
     """String -> its place in `keys`, `default` for any other."""
-    initializer = tf.lookup.KeyValueTensorInitializer(
-        tf.constant(keys, tf.string), tf.range(len(keys), dtype=tf.int32)
-    )
+    initializer = tf.lookup.KeyValueTensorInitializer(tf.constant(keys, tf.string), tf.range(len(keys), dtype=tf.int32))
     return tf.lookup.StaticHashTable(initializer, default)
 
 

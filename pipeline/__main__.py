@@ -1,4 +1,5 @@
-"""The command `minibatch`: parses, and calls the stage. TensorFlow and Beam are imported by the commands that need them."""
+"""The command `minibatch`: parses, and calls the stage. TensorFlow and Beam are imported by the commands that need
+them."""
 
 import contextlib
 import importlib.util
@@ -14,8 +15,11 @@ from pipeline.presets import PRESETS, preset_of
 
 # command -> (extra, modules it must bring, what the command does)
 COMMANDS: dict[str, tuple[str, tuple[str, ...], str]] = {
-    "run": ("all", ("apache_beam", "tensorflow", "tensorflow_serving", "jinja2", "matplotlib"),
-            "PRESET [options]: the whole flow, from the source to a pushed model"),
+    "run": (
+        "all",
+        ("apache_beam", "tensorflow", "tensorflow_serving", "jinja2", "matplotlib"),
+        "PRESET [options]: the whole flow, from the source to a pushed model",
+    ),
     "preprocess": ("data", ("apache_beam", "tensorflow"), "PRESET [options]: source -> records"),
     "train": ("train", ("tensorflow",), "PRESET [options]: records -> run"),
     "export": ("train", ("tensorflow", "tensorflow_serving"), "PRESET [options]: run -> SavedModel"),
@@ -23,12 +27,22 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "gate": ("train", ("tensorflow",), "PRESET [options]: may the export go live?"),
     "push": ("train", ("tensorflow",), "PRESET [options]: the accepted export becomes the next version"),
     "report": ("report", ("jinja2", "matplotlib"), "PRESET [options]: the run as one HTML page"),
-    "explain": ("data", ("apache_beam", "tensorflow"), "PRESET [options]: would preprocess hit its cache, and if not, why?"),
-    "serve": ("serve", ("tensorflow", "starlette", "uvicorn", "tensorflow_serving"),
-              "[TF Serving's options]: REST and gRPC on a serving root (exports/ by default)"),
+    "explain": (
+        "data",
+        ("apache_beam", "tensorflow"),
+        "PRESET [options]: would preprocess hit its cache, and if not, why?",
+    ),
+    "serve": (
+        "serve",
+        ("tensorflow", "starlette", "uvicorn", "tensorflow_serving"),
+        "[TF Serving's options]: REST and gRPC on a serving root (exports/ by default)",
+    ),
     "predict": ("client", ("grpc", "httpx", "google.protobuf"), "MODEL …: ask a running server, ours or TF Serving"),
-    "demo": ("all", ("apache_beam", "tensorflow", "starlette", "httpx"),
-             "[--root DIR]: all three sample presets, a bad candidate, the server and its answers"),
+    "demo": (
+        "all",
+        ("apache_beam", "tensorflow", "starlette", "httpx"),
+        "[--root DIR]: all three sample presets, a bad candidate, the server and its answers",
+    ),
 }
 
 
@@ -84,8 +98,9 @@ def needs_modules(command: str) -> None:
     extra, modules, _ = COMMANDS[command]
     missing = [m for m in modules if importlib.util.find_spec(m.split(".")[0]) is None]
     if missing:
-        raise UserError(f"`minibatch {command}` needs {', '.join(missing)}: pip install 'minibatch-descent[{extra}]'.",
-                        USAGE)
+        raise UserError(
+            f"`minibatch {command}` needs {', '.join(missing)}: pip install 'minibatch-descent[{extra}]'.", USAGE
+        )
 
 
 def parse(command: str, arguments: list[str]) -> tuple[str, Config]:
@@ -103,13 +118,18 @@ def parse(command: str, arguments: list[str]) -> tuple[str, Config]:
     try:
         with contextlib.redirect_stderr(said):
             config = tyro.cli(
-                Config, args=rest, default=preset_of(preset), prog=f"minibatch {command} {preset}",
-                description=PRESETS[preset].__doc__, config=(tyro.conf.AvoidSubcommands,),
+                Config,
+                args=rest,
+                default=preset_of(preset),
+                prog=f"minibatch {command} {preset}",
+                description=PRESETS[preset].__doc__,
+                config=(tyro.conf.AvoidSubcommands,),
             )
     except SystemExit as error:
         if error.code:
-            raise UserError(f"{in_one_line(said.getvalue())} `minibatch {command} {preset} --help` lists the options.",
-                            USAGE) from None
+            raise UserError(
+                f"{in_one_line(said.getvalue())} `minibatch {command} {preset} --help` lists the options.", USAGE
+            ) from None
         raise
     return preset, check(config)
 
@@ -118,7 +138,9 @@ def in_one_line(box: str) -> str:
     """The message of tyro's framed error: what is wrong, and the first option it suggests."""
     blocks = re.split(r"─{4,}", box)
     texts = [" ".join(re.sub(r"[│╭╮╰╯─]", " ", block).split()) for block in blocks]
-    message = (texts[1] if len(texts) > 1 else "The options cannot be read").rstrip(".")  # texts[0] is the frame's title
+    message = (texts[1] if len(texts) > 1 else "The options cannot be read").rstrip(
+        "."
+    )  # texts[0] is the frame's title
     suggested = re.search(r"Perhaps you meant: (--\S+)", " ".join(texts))
     return f"{message}." + (f" Perhaps you meant {suggested[1]}." if suggested else "")
 

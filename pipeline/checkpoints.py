@@ -21,7 +21,9 @@ from pipeline.errors import CHANGED, Corrupt, UserError
 log = logging.getLogger(__name__)
 
 
-def save(root: Path, step: int, model: keras.Model, optimizer: keras.optimizers.Optimizer, facts: dict[str, Any]) -> Path:
+def save(
+    root: Path, step: int, model: keras.Model, optimizer: keras.optimizers.Optimizer, facts: dict[str, Any]
+) -> Path:
     """Commits `root/<step>`; `facts` (JSON values) come back from `restore`. Does nothing where it is there already."""
     destination = Path(root) / f"{step:09d}"
     with manifest.committing(destination, exist_ok=True) as draft:
@@ -43,7 +45,9 @@ def restore(root: Path, model: keras.Model, optimizer: keras.optimizers.Optimize
         except UserError as error:
             log.warning("checkpoint %s passed over: %s", path.name, error)
     if steps:
-        raise Corrupt(f"{root}: none of the {len(steps)} checkpoints is whole; restore one from a copy, or pass --fresh.")
+        raise Corrupt(
+            f"{root}: none of the {len(steps)} checkpoints is whole; restore one from a copy, or pass --fresh."
+        )
     return None
 
 
@@ -62,7 +66,9 @@ def best_model(run_dir: Path, config: Config, analysis: Analysis) -> keras.Model
     """The model of a finished run with the weights of its best epoch, on one device, in float32."""
     outcome = runs.result(run_dir)
     if outcome is None:
-        raise UserError(f"{run_dir} is unfinished: repeat `minibatch train` with the same options to finish it.", CHANGED)
+        raise UserError(
+            f"{run_dir} is unfinished: repeat `minibatch train` with the same options to finish it.", CHANGED
+        )
     keras.config.set_dtype_policy("float32")
     model = spec_of(config.task).build(config.model, analysis)
     read(run_dir / "checkpoints" / outcome["best_checkpoint"], model)

@@ -20,7 +20,7 @@ class Data:
     """Where the rows come from and how they are split."""
 
     source: Literal["sample", "tfds", "ml-100k"] = "sample"
-    """sample: real data out of wheels of the package index; tfds: a TensorFlow Datasets name; ml-100k: original folds."""
+    """sample: real data out of wheels of the package index; tfds: TensorFlow Datasets; ml-100k: the original folds."""
     name: str = ""
     """Data set within the source: digits, reviews or ratings; a TFDS name; empty for ml-100k."""
     path: Path | None = None
@@ -206,15 +206,26 @@ def difference(old: dict, new: dict, at: str = "") -> list[str]:
 def check(config: Config) -> Config:
     """The config, if its values make sense together; UserError(USAGE) naming the option otherwise."""
     data, train, optimizer = config.data, config.train, config.optimizer
-    fractions = {"--data.validation-fraction": data.validation_fraction, "--data.test-fraction": data.test_fraction,
-                 "--data.max-bad-fraction": data.max_bad_fraction}
+    fractions = {
+        "--data.validation-fraction": data.validation_fraction,
+        "--data.test-fraction": data.test_fraction,
+        "--data.max-bad-fraction": data.max_bad_fraction,
+    }
     for option, value in fractions.items():
         if not 0 <= value < 1:
             raise UserError(f"{option} {value}: give a share from 0 up to, but not including, 1.", USAGE)
-    positive = {"--train.batch-size": train.batch_size, "--train.epochs": train.epochs, "--train.patience": train.patience,
-                "--train.steps-per-call": train.steps_per_call, "--train.keep": train.keep, "--data.shards": data.shards,
-                "--optimizer.learning-rate": optimizer.learning_rate, "--optimizer.clip-at": optimizer.clip_at,
-                "--optimizer.decay-epochs": optimizer.decay_epochs, "--data.limit": 1 if data.limit is None else data.limit}
+    positive = {
+        "--train.batch-size": train.batch_size,
+        "--train.epochs": train.epochs,
+        "--train.patience": train.patience,
+        "--train.steps-per-call": train.steps_per_call,
+        "--train.keep": train.keep,
+        "--data.shards": data.shards,
+        "--optimizer.learning-rate": optimizer.learning_rate,
+        "--optimizer.clip-at": optimizer.clip_at,
+        "--optimizer.decay-epochs": optimizer.decay_epochs,
+        "--data.limit": 1 if data.limit is None else data.limit,
+    }
     for option, value in positive.items():
         if not value > 0:
             raise UserError(f"{option} {value}: must be above 0.", USAGE)

@@ -35,17 +35,20 @@ def main(arguments: list[str]) -> None:
     print(f"\n{'preset':<16}{'test metric':<22}{'95% interval':<20}report")
     for preset in SAMPLES:
         print(summary(preset, root))
-    print(f"\nAll of it in {time.perf_counter() - started:.0f} s. Serve it again: minibatch serve --serving_root "
-          f"{root / 'exports'}")
+    print(
+        f"\nAll of it in {time.perf_counter() - started:.0f} s. Serve it again: minibatch serve --serving_root "
+        f"{root / 'exports'}"
+    )
 
 
 def command(*words: str, expect: int = 0) -> None:
-    """Runs one `minibatch` command in sight of the user; UserError when it ends with another exit code than expected."""
+    """Runs one `minibatch` command in sight of the user. Raises UserError for another exit code than expected."""
     print(f"\n$ minibatch {' '.join(words)}", flush=True)
     code = subprocess.run([sys.executable, "-m", "pipeline", *words]).returncode
     if code != expect:
-        raise UserError(f"`minibatch {' '.join(words)}` ended with exit code {code} instead of {expect}; see above.",
-                        code or 1)
+        raise UserError(
+            f"`minibatch {' '.join(words)}` ended with exit code {code} instead of {expect}; see above.", code or 1
+        )
 
 
 def serve_and_ask(root: Path) -> None:
@@ -103,8 +106,12 @@ def await_model(server: subprocess.Popen, port: int, models: list[str]) -> None:
         if all(available(port, model) for model in models):
             return
         time.sleep(0.3)
-    raise UserError("The server ended early; see its lines above." if server.poll() is not None else
-                    f"The server did not load {', '.join(models)} within {START_SECONDS} s.", UNAVAILABLE)
+    raise UserError(
+        "The server ended early; see its lines above."
+        if server.poll() is not None
+        else f"The server did not load {', '.join(models)} within {START_SECONDS} s.",
+        UNAVAILABLE,
+    )
 
 
 def available(port: int, model: str) -> bool:

@@ -1,8 +1,8 @@
 """The one error a user is meant to read, and what the exit codes mean (numbers as in BSD's sysexits where they fit).
 
-    UserError            what is wrong, where, and what to do, in one line
-    `- Refused           the gate turned the candidate down
-    `- Corrupt           a committed directory is not what its manifest says
+UserError            what is wrong, where, and what to do, in one line
+`- Refused           the gate turned the candidate down
+`- Corrupt           a committed directory is not what its manifest says
 """
 
 USAGE = 2  # unknown preset, unknown option, a value out of range

@@ -1,7 +1,8 @@
 """The commit protocol of every directory that a stage hands over, and the check its readers make.
 
-Write into `<parent>/.tmp-<host>-<pid>-<hex>`, fsync the files, write MANIFEST.json, fsync, one rename, fsync the parent.
-A directory under its final name is therefore whole; a reader still verifies it, since disks and people change files later.
+Write into `<parent>/.tmp-<host>-<pid>-<hex>`, fsync the files, write MANIFEST.json, fsync, one rename, fsync the
+parent. A directory under its final name is therefore whole; a reader still verifies it, since disks and people
+change files later.
 """
 
 import errno
@@ -38,8 +39,8 @@ class Draft:
 def committing(destination: Path, exist_ok: bool = False) -> Iterator[Draft]:
     """Yields a draft; on a clean exit it becomes `destination` in one rename, on an exception it is removed.
 
-    With `exist_ok` a destination that another process committed meanwhile is kept and ours dropped (outputs whose name is
-    a fingerprint are equal anyway). Raises UserError(CANNOT_WRITE) when the disk is full or read-only.
+    With `exist_ok` a destination that another process committed meanwhile is kept and ours dropped (outputs whose
+    name is a fingerprint are equal anyway). Raises UserError(CANNOT_WRITE) when the disk is full or read-only.
     """
     destination = Path(destination)
     temporary = destination.parent / f".tmp-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
@@ -55,8 +56,11 @@ def committing(destination: Path, exist_ok: bool = False) -> Iterator[Draft]:
         _sync(destination.parent)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
-            raise UserError(f"Cannot write {destination}: {error.strerror}. Nothing was changed; free space or "
-                            "choose another folder and repeat the command.", CANNOT_WRITE) from error
+            raise UserError(
+                f"Cannot write {destination}: {error.strerror}. Nothing was changed; free space or "
+                "choose another folder and repeat the command.",
+                CANNOT_WRITE,
+            ) from error
         raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -68,8 +72,9 @@ def read(directory: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text())
     except FileNotFoundError:
-        raise UserError(f"{directory} has no {NAME}: it was not committed by minibatch, or not there at all.",
-                        MISSING) from None
+        raise UserError(
+            f"{directory} has no {NAME}: it was not committed by minibatch, or not there at all.", MISSING
+        ) from None
     except (ValueError, UnicodeDecodeError) as error:
         raise Corrupt(f"{path} is not readable ({error}); rebuild the directory.") from None
 
@@ -124,7 +129,7 @@ def fingerprint(value: Any) -> str:
 
 
 def code_fingerprint(*places: str) -> str:
-    """Names the source text of modules or folders given relative to the repository (`"models"`, `"pipeline/records.py"`)."""
+    """Names the source text of modules or folders, given relative to the repository (`"pipeline/records.py"`)."""
     root = Path(__file__).parent.parent
     files = [f for place in places for f in ([root / place] if place.endswith(".py") else (root / place).rglob("*.py"))]
     return fingerprint({str(f.relative_to(root)): digest(f) for f in sorted(files)})

@@ -22,8 +22,13 @@ SPLITS = ("train", "val", "test")
 FEATURES: dict[str, dict[str, tf.DType]] = {
     "image": {"id": tf.string, "image_bytes": tf.string, "label": tf.string},
     "sentiment": {"id": tf.string, "text": tf.string, "label": tf.string},
-    "recommendation": {"id": tf.string, "user_id": tf.string, "item_id": tf.string, "rating": tf.float32,
-                       "timestamp": tf.int64},
+    "recommendation": {
+        "id": tf.string,
+        "user_id": tf.string,
+        "item_id": tf.string,
+        "rating": tf.float32,
+        "timestamp": tf.int64,
+    },
 }
 
 
@@ -46,7 +51,9 @@ def shard_name(split: str, shard: int, shards: int) -> str:
 
 def shards(directory: Path, split: str) -> list[Path]:
     """The files of a split in order, by the manifest (a stray or missing file is the manifest's business)."""
-    names = sorted(n for n in manifest.read(directory)["files"] if n.startswith(f"{split}-") and n.endswith(".tfrecord"))
+    names = sorted(
+        n for n in manifest.read(directory)["files"] if n.startswith(f"{split}-") and n.endswith(".tfrecord")
+    )
     return [Path(directory) / name for name in names]
 
 
@@ -61,11 +68,17 @@ def load(directory: Path, split: str, task: str) -> dict[str, np.ndarray]:
         for batch in tf.data.TFRecordDataset([str(f) for f in files]).batch(8192):
             parts.append({name: value.numpy() for name, value in parse(batch, task).items()})
     except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
-        raise UserError(f"{directory}: a record of split {split!r} cannot be read ({error.message.splitlines()[0]}); "
-                        "run preprocess again.", DATA) from None
+        raise UserError(
+            f"{directory}: a record of split {split!r} cannot be read ({error.message.splitlines()[0]}); "
+            "run preprocess again.",
+            DATA,
+        ) from None
     if not parts:
-        raise UserError(f"{directory}: split {split!r} is empty; check --data.validation-fraction, --data.test-fraction "
-                        "and the source's own splits.", DATA)
+        raise UserError(
+            f"{directory}: split {split!r} is empty; check --data.validation-fraction, --data.test-fraction "
+            "and the source's own splits.",
+            DATA,
+        )
     return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
 
 

@@ -19,8 +19,8 @@ def run(config: Config, preset: str) -> Path:
     """source -> records -> run -> export -> evaluation -> decision -> pushed version; returns the version's directory.
 
     The export is made before the evaluation, since what is judged must be what will be served. Each stage finds its own
-    finished work and goes on from there, so a command that was stopped is repeated as it is. Raises Refused when the gate
-    says no; the report is written either way.
+    finished work and goes on from there, so a command that was stopped is repeated as it is. Raises Refused when the
+    gate says no; the report is written either way.
     """
     records = preprocess(config)
     run_dir = train(config, records, preset)

@@ -25,7 +25,9 @@ def describe(config: Config, preset: str, records_dir: Path) -> dict[str, Any]:
         "records": str(records_dir),
         "fingerprint": {
             "records": Path(records_dir).name,
-            "code": manifest.code_fingerprint("models", "custom_optimizers", "pipeline/training", "pipeline/records.py"),
+            "code": manifest.code_fingerprint(
+                "models", "custom_optimizers", "pipeline/training", "pipeline/records.py"
+            ),
             "versions": {name: version(name) for name in ("tensorflow", "keras", "numpy")},
         },
     }
@@ -43,8 +45,11 @@ def open_run(config: Config, description: dict[str, Any]) -> Path:
         old = json.loads((newest / "config.json").read_text())
         changes = difference(_binding(old), _binding(description))
         if changes:
-            raise UserError(f"{newest} was made with other settings ({'; '.join(changes)}): pass --fresh to start a new "
-                            "run beside it, or another --run.name.", CHANGED)
+            raise UserError(
+                f"{newest} was made with other settings ({'; '.join(changes)}): pass --fresh to start a new "
+                "run beside it, or another --run.name.",
+                CHANGED,
+            )
         return newest
     number = 1 + (int(newest.name) if newest else 0)
     directory = root / f"{number:04d}"
@@ -64,7 +69,9 @@ def existing_run(config: Config) -> Path:
     """The newest run of this name. Raises UserError(MISSING) when there is none."""
     newest = newest_run(config.runs_root)
     if newest is None:
-        raise UserError(f"{config.runs_root} holds no run yet: run `minibatch train` with the same options first.", MISSING)
+        raise UserError(
+            f"{config.runs_root} holds no run yet: run `minibatch train` with the same options first.", MISSING
+        )
     return newest
 
 
@@ -82,8 +89,11 @@ def locked(run_dir: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            raise UserError(f"{run_dir} is being trained by process {file.read().strip() or 'unknown'}; wait for it, or "
-                            "use another --run.name.", CHANGED) from None
+            raise UserError(
+                f"{run_dir} is being trained by process {file.read().strip() or 'unknown'}; wait for it, or "
+                "use another --run.name.",
+                CHANGED,
+            ) from None
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()

@@ -27,8 +27,12 @@ def export(run_dir: Path, records_dir: Path, config: Config) -> Path:
         rows = records.load(records_dir, "val", config.task)
         _write_warmup(draft.path, serving.signatures, rows, config)
         draft.facts.update(
-            model=config.run.model, task=config.task, seed=config.train.seed, run=str(run_dir),
-            records=Path(records_dir).name, best_checkpoint=outcome["best_checkpoint"],
+            model=config.run.model,
+            task=config.task,
+            seed=config.train.seed,
+            run=str(run_dir),
+            records=Path(records_dir).name,
+            best_checkpoint=outcome["best_checkpoint"],
             signatures=sorted(serving.signatures),
         )
     return destination
@@ -48,9 +52,7 @@ def _write_warmup(directory: Path, signatures: dict, rows: dict[str, np.ndarray]
                 for spec in function.input_signature:
                     value = _example_values(spec.name, rows, size, config)
                     request.inputs[spec.name].CopyFrom(tf.make_tensor_proto(value, spec.dtype))
-                log = prediction_log_pb2.PredictionLog(
-                    predict_log=prediction_log_pb2.PredictLog(request=request)
-                )
+                log = prediction_log_pb2.PredictionLog(predict_log=prediction_log_pb2.PredictLog(request=request))
                 writer.write(log.SerializeToString())
 
 

@@ -1,9 +1,9 @@
 """Gradient descent as configured: the optimizer, its learning-rate schedule, and clipping of the reduced gradient."""
 
-import custom_optimizers
 import keras
 import tensorflow as tf
 
+import custom_optimizers
 from pipeline.config import Optimizer
 from pipeline.errors import USAGE, UserError
 
@@ -44,8 +44,9 @@ def optimizer_of(options: Optimizer, steps_per_epoch: int, epochs: int) -> keras
             learning_rate=schedule_of(options, steps_per_epoch, epochs), **arguments
         )
     except (TypeError, ValueError) as error:
-        raise UserError(f"--optimizer.arguments: {options.name} refuses them ({str(error).splitlines()[0]}).",
-                        USAGE) from None
+        raise UserError(
+            f"--optimizer.arguments: {options.name} refuses them ({str(error).splitlines()[0]}).", USAGE
+        ) from None
 
 
 def clip(gradients: list[tf.Tensor], options: Optimizer) -> tuple[list[tf.Tensor], tf.Tensor]:

@@ -1,7 +1,7 @@
 """Mini-batches: the training rows as tensors in memory, gathered in an order that is a pure function of (seed, epoch).
 
-Decoding, tokenising and table look-ups do not depend on the epoch, so they are done once a run. A batch is then a list of
-row numbers; resuming in the middle of an epoch is starting that list further on.
+Decoding, tokenising and table look-ups do not depend on the epoch, so they are done once a run. A batch is then a
+list of row numbers; resuming in the middle of an epoch is starting that list further on.
 """
 
 from collections.abc import Iterator
@@ -51,8 +51,9 @@ def prepare(records_dir: Path, config: Config, spec: ModelSpec, analysis: Analys
     joined = {name: tf.concat([part[name] for part in inputs], axis=0) for name in inputs[0]}
     target = tf.concat(targets, axis=0)
     if target.dtype.is_integer and bool(tf.reduce_any(target < 0)):
-        raise UserError(f"{records_dir}: a training label is none of the classes of analysis.json; run preprocess again.",
-                        DATA)
+        raise UserError(
+            f"{records_dir}: a training label is none of the classes of analysis.json; run preprocess again.", DATA
+        )
     ragged = next((value for value in joined.values() if isinstance(value, tf.RaggedTensor)), None)
     return Rows(joined, target, None if ragged is None else ragged.row_lengths().numpy())
 
@@ -73,8 +74,8 @@ def order(seed: int, epoch: int, rows: int, batch: int, lengths: np.ndarray | No
 
 
 def weighted_batches(order: np.ndarray, batch: int) -> tuple[np.ndarray, np.ndarray]:
-    """Row numbers [steps, batch] and weights [steps, batch] that sum to 1 in each step. The last batch is filled up with
-    rows of weight 0, so that shapes are static and every row still counts once an epoch."""
+    """Row numbers [steps, batch] and weights [steps, batch] that sum to 1 in each step. The last batch is filled up
+    with rows of weight 0, so that shapes are static and every row still counts once an epoch."""
     steps = -(-len(order) // batch)
     weights = np.zeros(steps * batch, np.float32)
     weights[: len(order)] = 1.0
@@ -126,7 +127,8 @@ def batches(rows: Rows, config: Config, spec: ModelSpec, strategy: tf.distribute
                 )
 
         signature = (
-            tf.TensorSpec([None, share], tf.int64), tf.TensorSpec([None, share], tf.float32),
+            tf.TensorSpec([None, share], tf.int64),
+            tf.TensorSpec([None, share], tf.float32),
             tf.TensorSpec([None, share, spec.draws], tf.float32),
         )
         dataset = tf.data.Dataset.from_generator(parts, output_signature=signature).unbatch()

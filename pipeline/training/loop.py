@@ -1,8 +1,8 @@
 """The training loop: records directory -> run directory.
 
-Many updates run in one compiled call; Python looks up between calls only, to log, to validate once an epoch and to write
-checkpoints. All state is in the checkpoint (variables, seeds of dropout) or follows from the update number (order of the
-rows, augmentation, learning rate), so a run that was stopped continues as if it had not been.
+Many updates run in one compiled call; Python looks up between calls only, to log, to validate once an epoch and to
+write checkpoints. All state is in the checkpoint (variables, seeds of dropout) or follows from the update number
+(order of the rows, augmentation, learning rate), so a run that was stopped continues as if it had not been.
 """
 
 import json
@@ -31,8 +31,8 @@ from pipeline.training.strategy import strategy_of
 def train(config: Config, records_dir: Path, preset: str = "") -> Path:
     """Trains until `train.epochs`, or `train.patience` epochs without a better score, and returns the run directory.
 
-    The same call resumes an unfinished run and returns a finished one as it is. Raises UserError for changed settings, a
-    loss that is not finite, damaged records or checkpoints, and (TERMINATED) after SIGTERM.
+    The same call resumes an unfinished run and returns a finished one as it is. Raises UserError for changed
+    settings, a loss that is not finite, damaged records or checkpoints, and (TERMINATED) after SIGTERM.
     """
     manifest.verify(records_dir)
     run_dir = runs.open_run(config, runs.describe(config, preset, records_dir))
@@ -66,8 +66,11 @@ def _train(config: Config, records_dir: Path, run_dir: Path) -> None:
         tf.config.experimental.enable_op_determinism()
     strategy = strategy_of(options.strategy)
     if options.batch_size % strategy.num_replicas_in_sync:
-        raise UserError(f"--train.batch-size {options.batch_size}: must be a multiple of the "
-                        f"{strategy.num_replicas_in_sync} replicas.", USAGE)
+        raise UserError(
+            f"--train.batch-size {options.batch_size}: must be a multiple of the "
+            f"{strategy.num_replicas_in_sync} replicas.",
+            USAGE,
+        )
 
     analysis = load(records_dir, config.task)
     rows = inputs.prepare(records_dir, config, spec, analysis)
@@ -80,6 +83,7 @@ def _train(config: Config, records_dir: Path, run_dir: Path) -> None:
         if options.precision == "mixed_float16":
             optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
         optimizer.build(model.trainable_variables)
+    classes = getattr(analysis, "classes", ())
     serving = spec.serve(model, config.model, analysis)  # validation asks the model as a client will
 
     root = run_dir / "checkpoints"
@@ -108,16 +112,20 @@ def _train(config: Config, records_dir: Path, run_dir: Path) -> None:
             losses, norm = (value.numpy() for value in steps(batches, tf.constant(count)))
             standing.step += count
             line = {
-                "loss": float(losses), "learning_rate": float(optimizer.learning_rate), "gradient_norm": float(norm),
+                "loss": float(losses),
+                "learning_rate": float(optimizer.learning_rate),
+                "gradient_norm": float(norm),
                 "examples_per_second": count * options.batch_size / (time.perf_counter() - before),
             }
             if not tf.math.is_finite(losses):
-                raise UserError(f"{run_dir}: the loss is {losses} at update {standing.step}; lower "
-                                "--optimizer.learning-rate or clip with --optimizer.clip. The checkpoints before it stay.")
+                raise UserError(
+                    f"{run_dir}: the loss is {losses} at update {standing.step}; lower "
+                    "--optimizer.learning-rate or clip with --optimizer.clip. The checkpoints before it stay."
+                )
             journal.write(step=standing.step, epoch=epoch, split="train", **line)
             progress.update(standing.step, **line)
             if standing.step == epoch * per_epoch:
-                metrics = evaluate(serving.signatures, held_out, config.task, analysis, intervals=False).metrics
+                metrics = validate(serving.signatures, held_out, config.task, classes, run_dir)
                 score = metrics[spec.monitor]
                 if better := standing.better(score, spec.lower_is_better):
                     standing.best_score, standing.best_epoch = score, epoch
@@ -127,9 +135,20 @@ def _train(config: Config, records_dir: Path, run_dir: Path) -> None:
                 save()
             if stop.is_set():
                 save()
-                raise UserError(f"{run_dir}: stopped by SIGTERM after update {standing.step}, which is saved; the same "
-                                "command goes on from there.", TERMINATED)
+                raise UserError(
+                    f"{run_dir}: stopped by SIGTERM after update {standing.step}, which is saved; the same "
+                    "command goes on from there.",
+                    TERMINATED,
+                )
     _finish(run_dir, standing, per_epoch, total, options.batch_size)
+
+
+def validate(signatures: dict, rows: dict, task: str, classes: tuple[str, ...], run_dir: Path) -> dict[str, float]:
+    """The metrics on the validation rows. Raises UserError when the model cannot answer them."""
+    evaluation = evaluate(signatures, rows, task, classes, intervals=False)
+    if evaluation.problems:
+        raise UserError(f"{run_dir}: validation failed: {'; '.join(evaluation.problems)}.")
+    return evaluation.metrics
 
 
 def compiled_steps(model, optimizer, spec: ModelSpec, config: Config, strategy: tf.distribute.Strategy):
@@ -151,7 +170,8 @@ def compiled_steps(model, optimizer, spec: ModelSpec, config: Config, strategy: 
             loss = context.all_reduce(tf.distribute.ReduceOp.SUM, loss)
         scale = tf.cast(optimizer.dynamic_scale, tf.float32) if scaled else 1.0
         gradients, norm = descent.clip([g / scale for g in gradients], config.optimizer)
-        # Keras sums over the replicas once more inside apply; each hands in the same gradient, so each hands in its share.
+        # Keras sums over the replicas once more inside apply; each hands in the same gradient, so each hands in its
+        # share.
         optimizer.apply([g * scale / replicas for g in gradients], model.trainable_variables)
         return loss, norm
 

@@ -15,16 +15,20 @@ def strategy_of(name: str) -> tf.distribute.Strategy:
     gpus = tf.config.list_logical_devices("GPU")
     if name == "gpu":
         if not gpus:
-            raise UserError("--train.strategy gpu: TensorFlow sees no GPU here; install minibatch-descent[gpu] on a "
-                            "machine with one, or use --train.strategy cpu.", USAGE)
+            raise UserError(
+                "--train.strategy gpu: TensorFlow sees no GPU here; install minibatch-descent[gpu] on a "
+                "machine with one, or use --train.strategy cpu.",
+                USAGE,
+            )
         return tf.distribute.OneDeviceStrategy("/gpu:0")
     if name == "mirrored":
         devices = gpus or tf.config.list_logical_devices("CPU")
         return tf.distribute.MirroredStrategy([device.name for device in devices])
     if name == "multi_worker":
         if "TF_CONFIG" not in os.environ:
-            raise UserError("--train.strategy multi_worker: set TF_CONFIG to the cluster and this worker's place in it.",
-                            USAGE)
+            raise UserError(
+                "--train.strategy multi_worker: set TF_CONFIG to the cluster and this worker's place in it.", USAGE
+            )
         return tf.distribute.MultiWorkerMirroredStrategy()
     try:
         resolver = tf.distribute.cluster_resolver.TPUClusterResolver.connect(os.environ.get("TPU_NAME", ""))

@@ -22,13 +22,12 @@ CMD ["--help"]
 
 FROM base AS serve
 RUN pip install -c constraints.txt ".[serve]"
-COPY serving/tfserving /etc/serving
 USER minibatch
 WORKDIR /srv/work
 EXPOSE 8500 8501
 # exec form and no shell: the server itself is process 1 and gets the stop signal
 ENTRYPOINT ["python", "-m", "serving.server"]
-CMD ["--port=8500", "--rest_api_port=8501", "--model_config_file=/etc/serving/models.config"]
+CMD ["--bind=0.0.0.0", "--port=8500", "--rest_api_port=8501", "--serving_root=/models"]
 
 # 2.20 is the newest image; it reads what TensorFlow 2.21 exports as long as no op is newer than 2.20.
 FROM tensorflow/serving:2.20.0 AS tfserving

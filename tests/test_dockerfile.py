@@ -11,7 +11,6 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-TFSERVING = ROOT / "serving/tfserving"
 
 Instruction = tuple[str, str]  # (FROM, the rest of the line)
 
@@ -123,12 +122,17 @@ def test_the_serving_entry_point_is_a_module_that_can_be_run():
     assert (ROOT / module.replace(".", "/") / "__main__.py").exists()
 
 
-@pytest.mark.parametrize("stage", ["serve", "tfserving"])
-def test_every_configuration_file_a_server_is_told_to_read_was_copied(stage):
-    copied = {
-        target: source for word, rest in STAGES[stage] if word == "COPY" for source, target in [rest.rsplit(" ", 1)]
-    }
-    named = [Path(value) for name, value in options(stage).items() if name.endswith("_file")]
+def test_the_embedded_server_knows_its_flags_and_listens_outside_the_container():
+    from serving.server.flags import parse
+
+    flags, unknown = parse(command("serve")[3:])
+    assert (unknown, flags.bind, str(flags.serving_root)) == ([], "0.0.0.0", "/models")
+
+
+def test_every_configuration_file_that_tf_serving_is_told_to_read_was_copied():
+    copies = [rest.rsplit(" ", 1) for word, rest in STAGES["tfserving"] if word == "COPY"]
+    copied = {target: source for source, target in copies}
+    named = [Path(value) for name, value in options("tfserving").items() if name.endswith("_file")]
     assert named
     assert [str(path) for path in named if not (ROOT / copied[str(path.parent)] / path.name).is_file()] == []
 

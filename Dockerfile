@@ -5,7 +5,8 @@
 
 FROM python:3.11-slim AS base
 ENV PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
-RUN useradd --create-home --uid 1000 minibatch
+# its home is the working folder, so that it may write there
+RUN useradd --uid 1000 --home-dir /srv/work --create-home minibatch
 WORKDIR /srv/minibatch
 COPY pyproject.toml constraints.txt LICENSE README.md ./
 COPY custom_optimizers custom_optimizers

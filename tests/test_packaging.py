@@ -100,7 +100,6 @@ def test_all_is_every_extra_but_hardware_and_development():
 
 
 DISTRIBUTIONS = {
-    "PIL": "pillow",
     "apache_beam": "apache-beam",
     "google": "protobuf",
     "google_crc32c": "google-crc32c",

@@ -20,19 +20,25 @@ class Shard:
 class Source(Protocol):
     """`read` yields raw rows: {"id": str, **features of pipeline.records.FEATURES[task]}.
 
-    Values are as the source has them (bytes or str for strings, numbers or numeric text for numbers); a field the source
-    lacks is absent or None. Whether a row is any good is decided by preprocess, not here: a source never drops a row.
-    Labels are class NAMES, never indices, so that records can be read without the source.
+    Values are as the source has them (bytes or str for strings, numbers or numeric text for numbers); a field the
+    source lacks is absent or None. Whether a row is any good is decided by preprocess, not here: a source never drops
+    a row.
+    Labels are class NAMES, never indices, so that records can be read without the source. A row may also hold "group":
+    rows of one group (the reviews of one film) are alike, and splitting a group over train and test flatters the test.
     """
 
     task: str
     classes: tuple[str, ...]
     """Class names in order, if the source knows them; () if not."""
 
-    def shards(self) -> list[Shard]: ...
+    def shards(self) -> list[Shard]:
+        """Descriptors of all parts, without reading rows; in a fixed order."""
+        ...
 
-    def read(self, shard: Shard) -> Iterator[dict[str, Any]]: ...
+    def read(self, shard: Shard) -> Iterator[dict[str, Any]]:
+        """The rows of a shard, the same in the same order each time. Raises UserError for a file that is broken."""
+        ...
 
     def identity(self) -> dict[str, Any]:
-        """JSON values that name exactly this input (names, versions, sizes, SHA-256): part of the records' fingerprint."""
+        """JSON values that name exactly this input (names, versions, sizes, SHA-256), for the records' fingerprint."""
         ...

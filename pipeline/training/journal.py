@@ -38,15 +38,17 @@ class Journal:
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115  closed by close()
         self._writers = _event_writers(Path(run_dir) / TENSORBOARD, kept) if tensorboard else {}
 
-    def train(self, step: int, epoch: int, *, loss: float, learning_rate: float, gradient_norm: float,
-              examples_per_second: float) -> None:
-        """Logs the last of the updates up to `step`."""
-        self._write(step, epoch, "train", {"loss": loss, "learning_rate": learning_rate, "gradient_norm": gradient_norm,
-                                           "examples_per_second": examples_per_second})
-
-    def validation(self, step: int, epoch: int, metrics: Mapping[str, float]) -> None:
-        """Logs metrics on the validation rows after `step` updates."""
-        self._write(step, epoch, "val", metrics)
+    def write(self, step: int, epoch: int, split: str, **values: float) -> None:
+        """Logs `values` after `step` updates; `split` is train (of the last call) or val (on the validation rows)."""
+        # A run killed between an epoch's checkpoint and its end validates again what it has logged already.
+        if step <= self._last[split]:
+            return
+        self._last[split] = step
+        line = {"step": int(step), "epoch": int(epoch), "split": split, **{k: float(v) for k, v in values.items()}}
+        self._file.write(_encode(line))
+        self._file.flush()
+        if self._writers:
+            _write_events(self._writers[split], line)
 
     def sync(self) -> None:
         """Returns when every line so far is on the disk."""
@@ -67,17 +69,6 @@ class Journal:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _write(self, step: int, epoch: int, split: str, values: Mapping[str, float]) -> None:
-        # A run killed between an epoch's checkpoint and its end validates again what it has logged already.
-        if step <= self._last[split]:
-            return
-        self._last[split] = step
-        line = {"step": int(step), "epoch": int(epoch), "split": split, **{k: float(v) for k, v in values.items()}}
-        self._file.write(_encode(line))
-        self._file.flush()
-        if self._writers:
-            _write_events(self._writers[split], line)
 
 
 def read(run_dir: Path) -> list[dict[str, Any]]:

@@ -13,10 +13,10 @@ from pipeline.training.journal import NAME, Journal, read
 
 def fill(journal, steps):
     for step in steps:
-        journal.train(step, 1 + step // 4, loss=1 / (step + 1), learning_rate=0.1, gradient_norm=2.0,
-                      examples_per_second=9.0)
+        journal.write(step=step, epoch=1 + step // 4, split="train", loss=1 / (step + 1), learning_rate=0.1,
+                      gradient_norm=2.0, examples_per_second=9.0)
         if step % 4 == 0:
-            journal.validation(step, step // 4, {"loss": 0.5, "accuracy": 0.75})
+            journal.write(step=step, epoch=step // 4, split="val", loss=0.5, accuracy=0.75)
 
 
 def steps(run_dir, split="train"):
@@ -50,7 +50,7 @@ def test_each_line_is_an_object_with_step_epoch_split_and_the_numbers(tmp_path):
 
 def test_non_finite_values_are_valid_json_and_come_back_as_floats(tmp_path):
     with Journal(tmp_path, tensorboard=False, resume_step=0) as journal:
-        journal.train(1, 1, loss=math.nan, learning_rate=math.inf, gradient_norm=-math.inf, examples_per_second=1.0)
+        journal.write(1, 1, "train", loss=math.nan, learning_rate=math.inf, gradient_norm=-math.inf)
     raw = (tmp_path / NAME).read_text()
     assert json.loads(raw, parse_constant=pytest.fail)["loss"] == "NaN"
     (line,) = read(tmp_path)
@@ -98,7 +98,7 @@ def test_an_epoch_validated_again_after_a_kill_is_logged_once(tmp_path):
     with Journal(tmp_path, tensorboard=False, resume_step=0) as journal:
         fill(journal, range(1, 5))
     with Journal(tmp_path, tensorboard=False, resume_step=4) as journal:
-        journal.validation(4, 1, {"loss": 0.5, "accuracy": 0.75})
+        journal.write(4, 1, "val", loss=0.5, accuracy=0.75)
         fill(journal, [5])
     assert steps(tmp_path, "val") == [4]
     assert steps(tmp_path) == [1, 2, 3, 4, 5]
@@ -106,7 +106,7 @@ def test_an_epoch_validated_again_after_a_kill_is_logged_once(tmp_path):
 
 def test_a_killed_process_loses_no_line(tmp_path):
     code = ("import os, sys; from pathlib import Path; from pipeline.training.journal import Journal\n"
-            "j = Journal(Path(sys.argv[1]), False, 0); j.validation(1, 1, {'loss': 1}); os.kill(os.getpid(), 9)")
+            "j = Journal(Path(sys.argv[1]), False, 0); j.write(1, 1, 'val', loss=1); os.kill(os.getpid(), 9)")
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=Path(__file__).parents[3])
     assert done.returncode == -9
     assert steps(tmp_path, "val") == [1]

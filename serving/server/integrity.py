@@ -1,0 +1,38 @@
+"""The check of a version's files against its MANIFEST.json, before TensorFlow reads them.
+
+TensorFlow loads many a saved_model.pb with a flipped bit without an error, so a checksum has to find it.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+
+from serving.server.errors import Code, RequestError
+
+MANIFEST = "MANIFEST.json"
+
+
+def verify(version: Path) -> None:
+    """Raises RequestError(DATA_LOSS) naming the first file that is missing or differs; no manifest, no check."""
+    path = version / MANIFEST
+    if not path.exists():
+        return
+    try:
+        files = json.loads(path.read_bytes())["files"]
+        expected = {name: (entry["bytes"], entry["sha256"]) for name, entry in files.items()}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise RequestError(Code.DATA_LOSS, f"{path} is not a readable manifest ({error})") from None
+    for name, (size, sha256) in expected.items():
+        _check(version / name, size, sha256)
+
+
+def _check(path: Path, size: int, sha256: str) -> None:
+    try:
+        with open(path, "rb") as file:
+            found = path.stat().st_size
+            if found != size:
+                raise RequestError(Code.DATA_LOSS, f"{path} has {found} bytes instead of {size}")
+            if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
+                raise RequestError(Code.DATA_LOSS, f"{path} has changed since it was written (SHA-256 differs)")
+    except OSError as error:
+        raise RequestError(Code.DATA_LOSS, f"{path}, which stands in {MANIFEST}: {error.strerror}") from None

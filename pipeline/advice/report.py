@@ -1,0 +1,144 @@
+"""One self-contained HTML page a run: what came out, how it got there, and the command that repeats it.
+
+Everything is read from files in the run's directory; each may be absent, and its section then says so:
+
+    config.json      {"preset", "config": settings, "records": path, "fingerprint": {…}}, "command": [words] if recorded
+    metrics.jsonl    see training/journal.py
+    training.json    {"best_step", "best_epoch", "epochs", "seconds", "steps", "examples_per_second", "stopped"}
+    evaluation.json  release.evaluate.Evaluation
+    decision.json    release.gate.Decision
+    pushed.json      {"version", "path"}
+    <records>/MANIFEST.json
+"""
+
+import json
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline import manifest
+from pipeline.advice import findings
+from pipeline.advice.text import duration, flatten, number
+from pipeline.errors import MISSING, USAGE, Corrupt, UserError
+from pipeline.training import journal
+
+Json = Mapping[str, Any]
+NAME = "report.html"
+TEMPLATE = "report.html.jinja"
+TRAINING = ("best_step", "best_epoch", "epochs", "seconds", "steps", "examples_per_second", "stopped")
+SECTIONS = ("model", "data", "optimizer", "train", "gate", "run")
+
+
+def report(run_dir: Path) -> Path:
+    """Writes `run_dir`/report.html and returns its path; equal inputs give equal bytes.
+
+    Raises UserError without the report extra or without a run, and Corrupt for a file that is not JSON.
+    """
+    try:
+        import jinja2
+
+        from pipeline.advice.curves import curves
+    except ImportError as error:
+        raise UserError(f"A report needs {error.name}: pip install 'minibatch-descent[report]'", USAGE) from None
+    run_dir = Path(run_dir)
+    if not run_dir.is_dir():
+        raise UserError(f"{run_dir} is not there: a report is made of a run, runs/<name>/<number>.", MISSING)
+    described, training, evaluation, decision, pushed = (
+        _json(run_dir / f"{name}.json") for name in ("config", "training", "evaluation", "decision", "pushed")
+    )
+    records = _json(Path(described["records"]) / manifest.NAME) if described.get("records") else {}
+    config, lines = described.get("config", {}), journal.read(run_dir)
+    gate, task = config.get("gate", {}), config.get("task")
+    key = findings.key_metric(gate, evaluation, task)
+    resolved = run_dir.resolve()
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters.update(number=number, duration=duration)
+    page = environment.get_template(TEMPLATE).render(
+        name=f"{config.get('run', {}).get('name') or resolved.parent.name} {resolved.name}",
+        preset=described.get("preset"),
+        task=task,
+        verdict=findings.verdict(decision, pushed),
+        decision={"reasons": [], "passed": [], "not_judged": [], **decision},
+        training=training and {**dict.fromkeys(TRAINING), **training},
+        evaluation={"examples": None, "users": 0, "seconds": {}, "problems": [], **evaluation},
+        metrics=findings.metrics(gate, evaluation, decision, key),
+        curves=curves(lines, key, training.get("best_step")),
+        slices=findings.slices(evaluation, key, gate.get("min_slice_examples", 0)),
+        key=key,
+        confusion=findings.confusion(evaluation.get("confusion", {})),
+        settings=[(name, flatten(config[name])) for name in SECTIONS if config.get(name)],
+        rows=_rows(records),
+        facts=flatten({name: value for name, value in records.items() if name not in ("files", "counts")}),
+        lineage=_lineage(described, decision, pushed),
+        command=command(described),
+    )
+    manifest.write_file(run_dir / NAME, page)
+    return run_dir / NAME
+
+
+def command(described: Json) -> str | None:
+    """The shell command that makes the run again: as it was typed where config.json records it, else with every setting
+    spelled out, so that it means the same when a preset has changed.
+    """
+    if described.get("command"):
+        return shlex.join(described["command"])
+    if not described.get("preset"):
+        return None
+    words = ["minibatch", "run", described["preset"]]
+    for section in SECTIONS:
+        for name, value in described.get("config", {}).get(section, {}).items():
+            if name not in ("task", "root", "cache", "fresh"):  # the preset's, and matters of the machine
+                words += _option(section, name.replace("_", "-"), value)
+    return shlex.join(words)
+
+
+def _option(section: str, name: str, value: Any) -> list[str]:
+    if isinstance(value, bool):
+        return [f"--{section}.{name}" if value else f"--{section}.no-{name}"]
+    if isinstance(value, dict) and section == "gate":  # filled by the preset: an option a key
+        return [word for key, item in value.items() for word in (f"--{section}.{name}.{key}", str(item))]
+    if isinstance(value, dict):
+        value = [word for pair in value.items() for word in pair]
+    if isinstance(value, list):
+        return [f"--{section}.{name}", *map(str, value)] if value else []
+    return [f"--{section}.{name}", str(value)] if value != "" else []
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except ValueError as error:
+        raise Corrupt(f"{path} is not readable ({error}): repeat the stage that wrote it.") from None
+
+
+def _rows(records: Json) -> list[tuple[str, int]]:
+    """(what, rows) of a records directory: the counts of its manifest, and the splits by the names of the shards."""
+    counts, sizes = records.get("counts", {}), {"train": 0, "val": 0, "test": 0}
+    for name, file in records.get("files", {}).items():
+        if (split := name.split("-")[0]) in sizes:
+            sizes[split] += file.get("rows", 0)
+    words = {"in": "rows in", "good": "good", "dead": "dead letters"}
+    return [(words[kind], counts[kind]) for kind in words if kind in counts] + (list(sizes.items()) if records else [])
+
+
+def _lineage(described: Json, decision: Json, pushed: Json) -> list[tuple[str, str]]:
+    if not described:
+        return []
+    elsewhere = ("preset", "config", "command", "fingerprint")
+    rest = {name: value for name, value in described.items() if name not in elsewhere}
+    prints, live = dict(described.get("fingerprint", {})), decision.get("champion")
+    versions = prints.pop("versions", {})
+    return flatten({
+        **rest,
+        **{f"{name} fingerprint": value for name, value in prints.items()},
+        **versions,
+        "seed": described.get("config", {}).get("train", {}).get("seed"),
+        "export": pushed.get("path") or "not pushed",
+        "live model before": "none" if live is None else f"version {live}",
+    })  # fmt: skip

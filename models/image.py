@@ -118,9 +118,9 @@ class Serving(tf.Module):
             classes = tf.repeat(self.classes[None], tf.shape(values)[0], axis=0)  # [batch, classes]
             return {"classes": classes, "scores": values}
 
-        self.signatures = {"serving_default": serving_default, "pixels": pixels, "classify": classify}
+        self.functions = {"serving_default": serving_default, "pixels": pixels, "classify": classify}
 
 
-SPEC = ModelSpec(
+SPEC: ModelSpec[Image, ImageAnalysis] = ModelSpec(
     inputs=Inputs, target=target, build=build, loss=loss, serve=Serving, monitor="accuracy", draws=3, augment=augment
 )

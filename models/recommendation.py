@@ -104,7 +104,7 @@ class Serving(tf.Module):
             features = tf.io.parse_example(inputs, specs)
             return {"outputs": rate(features["user_id"], features["item_id"])}
 
-        self.signatures = {"serving_default": serving_default, "recommend": recommend, "regress": regress}
+        self.functions = {"serving_default": serving_default, "recommend": recommend, "regress": regress}
 
     @staticmethod
     def _seen(analysis: RatingsAnalysis) -> list[np.ndarray]:
@@ -113,6 +113,6 @@ class Serving(tf.Module):
         return [np.array([], np.int32), *rows]
 
 
-SPEC = ModelSpec(
+SPEC: ModelSpec[Recommendation, RatingsAnalysis] = ModelSpec(
     inputs=Inputs, target=target, build=build, loss=loss, serve=Serving, monitor="rmse", lower_is_better=True
 )

@@ -97,7 +97,11 @@ class Serving(tf.Module):
             classes = tf.repeat(self.classes[None], tf.shape(values)[0], axis=0)  # [batch, 2]
             return {"classes": classes, "scores": tf.stack([1 - values, values], axis=1)}
 
-        self.signatures = {"serving_default": serving_default, "classify": classify}
+        self.functions = {"serving_default": serving_default, "classify": classify}
 
 
-SPEC = ModelSpec(inputs=Inputs, target=target, build=build, loss=loss, serve=Serving, monitor="accuracy")
+SPEC: ModelSpec[Sentiment, TextAnalysis] = ModelSpec(
+    inputs=Inputs, target=target, build=build, loss=loss, serve=Serving, monitor="accuracy"
+)
+    inputs=Inputs, target=target, build=build, loss=loss, serve=Serving, monitor="accuracy"
+)

@@ -6,14 +6,15 @@ raw features --serve's signatures (inputs and model inside)--> what a client rea
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import keras
 import tensorflow as tf
 
-from models.analysis import Analysis
-from models.options import Options
-
+Opt = TypeVar("Opt")
+"""The task's options, of models/options.py."""
+Ana = TypeVar("Ana")
+"""The task's analysis, of models/analysis.py."""
 Features = dict[str, tf.Tensor]
 """A batch of record features, one tensor [batch] each (pipeline/records.py)."""
 Tensors = dict[str, Any]
@@ -21,35 +22,40 @@ Tensors = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class ModelSpec:
+class ModelSpec(Generic[Opt, Ana]):
     """One task. Adding a task is writing these functions and one line in `spec_of`."""
 
-    inputs: Callable[[Options, Analysis], tf.Module]
+    inputs: Callable[[Opt, Ana], tf.Module]
     """A module whose call turns raw features into model inputs. It holds the tables that the corpus gave, so that an
     export carries them. Deterministic and independent of the epoch: training calls it once a run and keeps the
     result."""
-    target: Callable[[Features, Analysis], tf.Tensor]
+    target: Callable[[Features, Ana], tf.Tensor]
     """Raw features -> what the model should say, [batch]."""
-    build: Callable[[Options, Analysis], keras.Model]
+    build: Callable[[Opt, Ana], keras.Model]
     """An untrained model from the inputs' tensors to outputs."""
-    loss: Callable[[tf.Tensor, Any, Options], tf.Tensor]
+    loss: Callable[[tf.Tensor, Any, Opt], tf.Tensor]
     """Target and model outputs -> loss of each example, [batch], float32. Weight penalties are in model.losses."""
-    serve: Callable[[keras.Model, Options, Analysis], tf.Module]
-    """The module to export: its attribute `signatures` maps a name to a tf.function on raw inputs."""
+    serve: Callable[[keras.Model, Opt, Ana], tf.Module]
+    """The module to export: its attribute `functions` maps a signature name to a tf.function on raw inputs."""
     monitor: str
     """The validation metric that early stopping and the choice of the best checkpoint look at."""
     lower_is_better: bool = False
     draws: int = 0
     """Uniform random numbers that `augment` needs for each example."""
-    augment: Callable[[Tensors, tf.Tensor, Options], Tensors] | None = None
+    augment: Callable[[Tensors, tf.Tensor, Opt], Tensors] | None = None
     """Inputs and draws [batch, draws] in [0, 1) -> inputs."""
 
 
-def spec_of(task: str) -> ModelSpec:
+def spec_of(task: str) -> ModelSpec[Any, Any]:
     """The spec of "image", "sentiment" or "recommendation"."""
     from models import image, recommendation, sentiment
 
-    return {"image": image.SPEC, "sentiment": sentiment.SPEC, "recommendation": recommendation.SPEC}[task]
+    specs: dict[str, ModelSpec[Any, Any]] = {
+        "image": image.SPEC,
+        "sentiment": sentiment.SPEC,
+        "recommendation": recommendation.SPEC,
+    }
+    return specs[task]
 
 
 def lookup_table(keys: tuple[str, ...], default: int) -> tf.lookup.StaticHashTable:

@@ -7,7 +7,6 @@ import io
 import os
 import re
 import sys
-from collections.abc import Callable
 
 from pipeline.config import Config, check
 from pipeline.errors import USAGE, UserError
@@ -81,7 +80,9 @@ def dispatch(arguments: list[str]) -> None:
     else:
         preset, config = parse(command, rest)
         quieten()
-        STAGES[command](preset, config)
+        from pipeline import stages
+
+        getattr(stages, command)(preset, config)
 
 
 def usage() -> str:
@@ -160,26 +161,6 @@ def become(command: list[str]) -> None:
     sys.stdout.flush()
     os.execv(command[0], command)
 
-
-def _run(preset: str, config: Config) -> None:
-    from pipeline.run import run
-
-    print(run(config, preset))
-
-
-def _preprocess(preset: str, config: Config) -> None:
-    from pipeline.preprocess.job import preprocess
-
-    print(preprocess(config))
-
-
-def _explain(preset: str, config: Config) -> None:
-    from pipeline.preprocess.job import explain
-
-    print(explain(config))
-
-
-STAGES: dict[str, Callable[[str, Config], None]] = {"run": _run, "preprocess": _preprocess, "explain": _explain}
 
 if __name__ == "__main__":
     main()

@@ -16,7 +16,7 @@ from models.analysis import Analysis
 from models.spec import spec_of
 from pipeline import manifest, runs
 from pipeline.config import Config
-from pipeline.errors import CHANGED, Corrupt, UserError
+from pipeline.errors import Corrupt, UserError
 
 log = logging.getLogger(__name__)
 
@@ -64,11 +64,7 @@ def read(path: Path, model: keras.Model, optimizer: keras.optimizers.Optimizer |
 
 def best_model(run_dir: Path, config: Config, analysis: Analysis) -> keras.Model:
     """The model of a finished run with the weights of its best epoch, on one device, in float32."""
-    outcome = runs.result(run_dir)
-    if outcome is None:
-        raise UserError(
-            f"{run_dir} is unfinished: repeat `minibatch train` with the same options to finish it.", CHANGED
-        )
+    outcome = runs.finished(run_dir)
     keras.config.set_dtype_policy("float32")
     model = spec_of(config.task).build(config.model, analysis)
     read(run_dir / "checkpoints" / outcome["best_checkpoint"], model)

@@ -9,6 +9,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 
 from pipeline import runs
@@ -71,7 +72,7 @@ def questions(root: Path) -> list[tuple[str, ...]]:
     """Words for `minibatch predict`, one list a question; the image is a test row written to a file."""
     from pipeline import records
 
-    run_dir = runs.newest_run(root / "runs" / "digits-sample")
+    run_dir = newest("digits-sample", root)
     rows = records.load(Path(json.loads((run_dir / "config.json").read_text())["records"]), "test", "image")
     image = root / "runs" / f"digit-{rows['label'][0].decode()}.png"
     image.write_bytes(rows["image_bytes"][0])
@@ -84,11 +85,16 @@ def questions(root: Path) -> list[tuple[str, ...]]:
 
 
 def summary(preset: str, root: Path) -> str:
-    run_dir, config = runs.newest_run(root / "runs" / preset), preset_of(preset)
+    run_dir, config = newest(preset, root), preset_of(preset)
     evaluation, metric = json.loads((run_dir / "evaluation.json").read_text()), HEADLINE[config.task]
     low, high = evaluation["intervals"][metric]
     value = f"{metric} {evaluation['metrics'][metric]:.4f}"
     return f"{preset:<16}{value:<22}{f'{low:.4f} to {high:.4f}':<20}{run_dir / 'report.html'}"
+
+
+def newest(preset: str, root: Path) -> Path:
+    run = preset_of(preset).run
+    return runs.existing_run(replace(preset_of(preset), run=replace(run, root=root)))
 
 
 def free_ports(count: int) -> list[int]:

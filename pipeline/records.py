@@ -15,7 +15,8 @@ import numpy as np
 import tensorflow as tf
 
 from pipeline import manifest
-from pipeline.errors import DATA, UserError
+from pipeline.config import Config, to_json
+from pipeline.errors import DATA, MISSING, UserError
 
 SPLITS = ("train", "val", "test")
 
@@ -55,6 +56,28 @@ def shards(directory: Path, split: str) -> list[Path]:
         n for n in manifest.read(directory)["files"] if n.startswith(f"{split}-") and n.endswith(".tfrecord")
     )
     return [Path(directory) / name for name in names]
+
+
+def find(config: Config) -> Path:
+    """The newest committed records made with the data and model settings of `config`: what a host without Beam or
+    without the source trains on. Raises UserError(MISSING) when there are none."""
+
+    def made_for(directory: Path) -> bool:
+        key = manifest.read(directory).get("key", {})
+        mine = {"data": to_json(config.data), "model": to_json(config.model)}
+        theirs = key.get("settings", {})
+        return key.get("task") == config.task and all(
+            mine[section].get(name) == value for section in mine for name, value in theirs.get(section, {}).items()
+        )
+
+    made = [m.parent for m in config.records_root.glob(f"[!.]*/{manifest.NAME}") if made_for(m.parent)]
+    if not made:
+        raise UserError(
+            f"{config.records_root} holds no records for these settings: `minibatch preprocess` with the same options "
+            "makes them.",
+            MISSING,
+        )
+    return max(made, key=lambda directory: directory.stat().st_mtime)
 
 
 def load(directory: Path, split: str, task: str) -> dict[str, np.ndarray]:

@@ -81,6 +81,14 @@ def result(run_dir: Path) -> dict[str, Any] | None:
     return json.loads(path.read_text()) if path.is_file() else None
 
 
+def finished(run_dir: Path) -> dict[str, Any]:
+    """training.json. Raises UserError(CHANGED) while the run is unfinished."""
+    outcome = result(run_dir)
+    if outcome is None:
+        raise UserError(f"{run_dir} is unfinished: `minibatch train` with the same options finishes it.", CHANGED)
+    return outcome
+
+
 @contextmanager
 def locked(run_dir: Path) -> Iterator[None]:
     """Only one process trains in a run; the lock goes with the process, however it ends."""

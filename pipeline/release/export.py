@@ -1,6 +1,7 @@
 """Run directory -> SavedModel whose signatures take raw inputs, with everything it needs inside."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -20,20 +21,20 @@ def export(run_dir: Path, records_dir: Path, config: Config) -> Path:
     if manifest.is_committed(destination):
         manifest.verify(destination)
         return destination
-    outcome, analysis = runs.result(run_dir), load(records_dir, config.task)
+    analysis = load(records_dir, config.task)
     serving = spec_of(config.task).serve(checkpoints.best_model(run_dir, config, analysis), config.model, analysis)
     with manifest.committing(destination) as draft:
-        tf.saved_model.save(serving, str(draft.path), signatures=serving.signatures)
+        tf.saved_model.save(serving, str(draft.path), signatures=dict(serving.functions))
         rows = records.load(records_dir, "val", config.task)
-        _write_warmup(draft.path, serving.signatures, rows, config)
+        _write_warmup(draft.path, serving.functions, rows, config)
         draft.facts.update(
             model=config.run.model,
             task=config.task,
             seed=config.train.seed,
             run=str(run_dir),
             records=Path(records_dir).name,
-            best_checkpoint=outcome["best_checkpoint"],
-            signatures=sorted(serving.signatures),
+            best_checkpoint=runs.finished(run_dir)["best_checkpoint"],
+            signatures=sorted(serving.functions),
         )
     return destination
 
@@ -58,9 +59,10 @@ def _write_warmup(directory: Path, signatures: dict, rows: dict[str, np.ndarray]
 
 def _example_values(name: str, rows: dict[str, np.ndarray], size: int, config: Config):
     """`size` values [size, ...] for the signature input `name`, from real rows."""
+    model: Any = config.model
     picked = {feature: np.resize(values, size) for feature, values in rows.items()}
     if name == "inputs":
         return [records.encode({f: v[i] for f, v in picked.items()}, config.task) for i in range(size)]
     if name == "image":
-        return np.zeros((size, config.model.height, config.model.width, config.model.channels), np.uint8)
+        return np.zeros((size, model.height, model.width, model.channels), np.uint8)
     return picked[name]

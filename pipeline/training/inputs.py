@@ -77,11 +77,10 @@ def weighted_batches(order: np.ndarray, batch: int) -> tuple[np.ndarray, np.ndar
     """Row numbers [steps, batch] and weights [steps, batch] that sum to 1 in each step. The last batch is filled up
     with rows of weight 0, so that shapes are static and every row still counts once an epoch."""
     steps = -(-len(order) // batch)
-    weights = np.zeros(steps * batch, np.float32)
-    weights[: len(order)] = 1.0
+    counts = np.zeros((steps, batch), np.float32)
+    counts.flat[: len(order)] = 1.0
     filled = np.concatenate([order, np.resize(order[(steps - 1) * batch :], steps * batch - len(order))])
-    weights = weights.reshape(steps, batch)
-    return filled.reshape(steps, batch), weights / weights.sum(axis=1, keepdims=True)
+    return filled.reshape(steps, batch), counts / counts.sum(axis=1, keepdims=True)
 
 
 def batches(rows: Rows, config: Config, spec: ModelSpec, strategy: tf.distribute.Strategy, start: int) -> Iterator:
@@ -91,6 +90,7 @@ def batches(rows: Rows, config: Config, spec: ModelSpec, strategy: tf.distribute
     """
     train, size = config.train, config.train.batch_size
     per_epoch = -(-len(rows) // size)
+    width = max(1, spec.draws)  # TensorFlow 2.21's unbatch crashes the process on a dimension of zero
 
     def epochs():
         """One element an epoch: what is left of it, as [steps, batch] arrays."""
@@ -99,7 +99,7 @@ def batches(rows: Rows, config: Config, spec: ModelSpec, strategy: tf.distribute
             epoch = step // per_epoch
             numbers, weights = weighted_batches(order(train.seed, epoch, len(rows), size, rows.lengths), size)
             random = np.random.Generator(np.random.PCG64([train.seed, epoch, 1]))
-            draws = random.random((len(rows), spec.draws), np.float32)  # of a row, wherever it stands in the order
+            draws = random.random((len(rows), width), np.float32)  # of a row, wherever it stands in the order
             left = slice(step - epoch * per_epoch, per_epoch)
             yield numbers[left], weights[left], draws[numbers[left]]
             step = (epoch + 1) * per_epoch
@@ -123,13 +123,13 @@ def batches(rows: Rows, config: Config, spec: ModelSpec, strategy: tf.distribute
         def parts():
             for arrays in epochs():
                 yield tuple(  # [steps * mine, share, ...]: one element for each of this worker's replicas in turn
-                    a[:, first : first + mine * share].reshape(-1, share, *a.shape[2:]) for a in arrays
+                    a[:, first : first + mine * share].reshape(len(a) * mine, share, *a.shape[2:]) for a in arrays
                 )
 
         signature = (
             tf.TensorSpec([None, share], tf.int64),
             tf.TensorSpec([None, share], tf.float32),
-            tf.TensorSpec([None, share, spec.draws], tf.float32),
+            tf.TensorSpec([None, share, width], tf.float32),
         )
         dataset = tf.data.Dataset.from_generator(parts, output_signature=signature).unbatch()
         return dataset.map(gather, num_parallel_calls=2, deterministic=True).prefetch(4)

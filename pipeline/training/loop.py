@@ -125,7 +125,7 @@ def _train(config: Config, records_dir: Path, run_dir: Path) -> None:
             journal.write(step=standing.step, epoch=epoch, split="train", **line)
             progress.update(standing.step, **line)
             if standing.step == epoch * per_epoch:
-                metrics = validate(serving.signatures, held_out, config.task, classes, run_dir)
+                metrics = validate(serving.functions, held_out, config.task, classes, run_dir)
                 score = metrics[spec.monitor]
                 if better := standing.better(score, spec.lower_is_better):
                     standing.best_score, standing.best_epoch = score, epoch

@@ -1,0 +1,99 @@
+"""One function a command: finds its stage's input directories, calls the stage, prints what a script wants to read.
+
+Imports stay inside: a host has only what its stages need.
+"""
+
+import json
+from pathlib import Path
+
+from pipeline import manifest, runs
+from pipeline.config import Config
+from pipeline.errors import MISSING, Refused, UserError
+
+
+def run(preset: str, config: Config) -> None:
+    from pipeline.run import run
+
+    print(run(config, preset))
+
+
+def preprocess(preset: str, config: Config) -> None:
+    from pipeline.preprocess.job import preprocess
+
+    print(preprocess(config))
+
+
+def explain(preset: str, config: Config) -> None:
+    from pipeline.preprocess.job import explain
+
+    print(explain(config))
+
+
+def train(preset: str, config: Config) -> None:
+    from pipeline import records
+    from pipeline.training.loop import train
+
+    run_dir = train(config, records.find(config), preset)
+    print(run_dir)
+    print(json.dumps(runs.result(run_dir)))
+
+
+def export(preset: str, config: Config) -> None:
+    from pipeline.release.export import export
+
+    run_dir, records = _trained(config)
+    print(export(run_dir, records, config))
+
+
+def evaluate(preset: str, config: Config) -> None:
+    from pipeline.release.evaluate import evaluate_export, write
+
+    run_dir, records = _trained(config)
+    evaluation = evaluate_export(_exported(run_dir), records, config)
+    write(evaluation, run_dir / "evaluation.json")
+    print(json.dumps({"metrics": evaluation.metrics, "intervals": evaluation.intervals}))
+
+
+def gate(preset: str, config: Config) -> None:
+    from pipeline.release.evaluate import evaluate_export, write
+    from pipeline.release.gate import gate
+
+    run_dir, records = _trained(config)
+    evaluation = evaluate_export(_exported(run_dir), records, config)
+    write(evaluation, run_dir / "evaluation.json")
+    decision = gate(_exported(run_dir), evaluation, records, config, run_dir)
+    if not decision.accepted:
+        raise Refused(f"{run_dir} was refused: {'; '.join(reason.text for reason in decision.reasons)}.")
+    print(f"{run_dir}: accepted")
+
+
+def push(preset: str, config: Config) -> None:
+    from pipeline.release.push import push
+
+    run_dir, records = _trained(config)
+    decision = run_dir / "decision.json"
+    if not decision.is_file():
+        raise UserError(f"{run_dir} was not judged yet: run `minibatch gate` with the same options first.", MISSING)
+    if not json.loads(decision.read_text())["accepted"]:
+        raise Refused(f"{run_dir} was refused by the gate (see {decision}); nothing is pushed.")
+    version = push(_exported(run_dir), config.exports_root, {"run": str(run_dir), "records": records.name})
+    manifest.write_file(run_dir / "pushed.json", json.dumps({"version": int(version.name), "path": str(version)}))
+    print(version)
+
+
+def report(preset: str, config: Config) -> None:
+    from pipeline.advice.report import report
+
+    print(report(runs.existing_run(config)))
+
+
+def _trained(config: Config) -> tuple[Path, Path]:
+    """The newest run of this name and the records it was trained on."""
+    run_dir = runs.existing_run(config)
+    return run_dir, Path(json.loads((run_dir / "config.json").read_text())["records"])
+
+
+def _exported(run_dir: Path) -> Path:
+    if not manifest.is_committed(run_dir / "export"):
+        raise UserError(f"{run_dir} has no export yet: run `minibatch export` with the same options first.", MISSING)
+    return run_dir / "export"

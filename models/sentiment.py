@@ -103,5 +103,3 @@ class Serving(tf.Module):
 SPEC: ModelSpec[Sentiment, TextAnalysis] = ModelSpec(
     inputs=Inputs, target=target, build=build, loss=loss, serve=Serving, monitor="accuracy"
 )
-    inputs=Inputs, target=target, build=build, loss=loss, serve=Serving, monitor="accuracy"
-)

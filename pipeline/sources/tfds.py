@@ -133,7 +133,7 @@ def open_source(data: Data, task: str, cache: Path) -> Tfds:
     features = builder.info.features
     if builder.info.file_format != tfds.core.FileFormat.TFRECORD:
         raise UserError(
-            f"{builder.data_path} is stored as {builder.info.file_format}; prepare the set as TFRecord, "
+            f"{builder.data_path} is stored as {builder.info.file_format.value}; prepare the set as TFRecord, "
             "which is TFDS's default.",
             USAGE,
         )

@@ -49,8 +49,7 @@ def ask(
         try:
             answers = _arrays(function(**inputs))
         except Exception as error:  # a graph may raise anything; whatever it is, this model cannot be served
-            where = _culprit(function, inputs, rows, start)
-            raise Unservable(f"{name} fails on {where}: {_one_line(error)}") from error
+            raise Unservable(f"{name} fails on {_failure(function, inputs, rows, start, error)}") from error
         seconds.append(time.perf_counter() - begin)
         parts.append(_checked(answers, OUTPUTS[task, name], min(batch, count - start), name))
     try:
@@ -160,16 +159,18 @@ def _checked(answers: dict[str, np.ndarray], outputs: dict[str, type], count: in
     return checked
 
 
-def _culprit(function: Callable, inputs: dict[str, tf.Tensor], rows: Mapping[str, np.ndarray], start: int) -> str:
-    """The first row that fails on its own, by its id in the source; the whole batch if none does."""
+def _failure(
+    function: Callable, inputs: dict[str, tf.Tensor], rows: Mapping[str, np.ndarray], start: int, error: Exception
+) -> str:
+    """The first row of the batch that fails on its own, by its id in the source, and how; if none does, the batch."""
     count = len(next(iter(inputs.values())))
     for i in range(count):
         try:
             _arrays(function(**{feature: value[i : i + 1] for feature, value in inputs.items()}))
-        except Exception:
+        except Exception as alone:
             row = rows["id"][start + i].decode(errors="replace") if "id" in rows else start + i
-            return f"row {row}"
-    return f"rows {start} to {start + count - 1} together"
+            return f"row {row}: {_one_line(alone)}"
+    return f"rows {start} to {start + count - 1} together: {_one_line(error)}"
 
 
 def _one_line(error: Exception) -> str:

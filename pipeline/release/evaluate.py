@@ -193,7 +193,7 @@ def _ranked(found: Evaluation, signatures, rows, k, intervals, batch, masks) -> 
         if rating >= RELEVANT:
             relevant.setdefault(user, set()).add(item)
     users = np.array(list(relevant) or list(rows["user_id"][:1]), object)  # somebody is asked, so that a fault shows
-    answers, seconds = ask(signatures, "recommendation", "recommend", {"user_id": users}, batch)
+    answers, seconds = ask(signatures, "recommendation", "recommend", {"id": users, "user_id": users}, batch)
     lists = recommended(answers)[:, :k]  # [users, k]
     if not relevant:
         return _with(found, {}, {}, {}, "recommend", seconds)

@@ -31,7 +31,7 @@ from pipeline.errors import UserError
 from pipeline.release.answers import side_by_side
 from pipeline.release.evaluate import Evaluation, evaluate, load_export, load_rows
 from pipeline.release.metrics import LOWER_IS_BETTER
-from pipeline.release.push import versions
+from pipeline.release.push import live, versions
 
 ALL = "all"
 EPSILON = 1e-9  # 0.90 - 0.01 is not exactly 0.89
@@ -98,32 +98,32 @@ def gate(export_dir: Path, evaluation: Evaluation, records_dir: Path, config: Co
     The latencies that are compared are measured here, both models in turns. Raises UserError when the rows or the
     candidate cannot be read; a refusal is returned, not raised.
     """
-    there = versions(config.exports_root)
-    version = max((n for n, path in there.items() if manifest.is_committed(path)), default=None)
+    version = live(config.exports_root)
     champion: Evaluation | None = None
     problem = ""
-    if version is not None:
+    if version:
         asked = load_rows(records_dir, config)
         try:
-            live = load_export(there[version])
-            champion = evaluate(live.signatures, **asked)
+            served = load_export(version)
+            champion = evaluate(served.signatures, **asked)
             problem = "; ".join(champion.problems)
         except UserError as error:
             problem = str(error)
         if champion and not problem and not evaluation.problems:
             own = load_export(export_dir)
-            new, old = side_by_side([own.signatures, live.signatures], asked["task"], asked["rows"])
+            new, old = side_by_side([own.signatures, served.signatures], asked["task"], asked["rows"])
             evaluation = dataclasses.replace(evaluation, seconds=new)
             champion = dataclasses.replace(champion, seconds=old)
-    elif there:
+    elif versions(config.exports_root):
         problem = "none of the versions in it was committed by minibatch"
     if problem:
-        place = config.exports_root if version is None else there[version]
         problem = (
-            f"champion: the live model in {place} cannot be compared with ({problem.rstrip('.')}). Move that folder "
-            "away to be judged without it, or give the candidate another name with --run.model, and repeat the command."
+            f"champion: the live model in {version or config.exports_root} cannot be compared with "
+            f"({problem.rstrip('.')}). Move that folder away to be judged without it, or give the candidate another name "
+            "with --run.model, and repeat the command."
         )
-    decision = dataclasses.replace(judge(evaluation, champion, config.gate, problem), champion=version)
+    decision = judge(evaluation, champion, config.gate, problem)
+    decision = dataclasses.replace(decision, champion=int(version.name) if version else None)
     manifest.write_file(Path(run_dir) / "decision.json", json.dumps(decision.to_json(), indent=1))
     return decision
 

@@ -88,7 +88,9 @@ def test_ndcg_equals_that_of_scikit_learn():
     relevance, scores = random.integers(2, size=(20, 30)), random.random((20, 30))
     relevance[:, 0] = 1
     hits = np.take_along_axis(relevance, np.argsort(-scores, axis=1), axis=1)[:, :10] == 1
-    assert metrics.ndcg_at_k(hits, relevance.sum(axis=1)).mean() == pytest.approx(sk.ndcg_score(relevance, scores, k=10))
+    assert metrics.ndcg_at_k(hits, relevance.sum(axis=1)).mean() == pytest.approx(
+        sk.ndcg_score(relevance, scores, k=10)
+    )
 
 
 def test_the_bootstrap_interval_of_a_share_is_as_wide_as_theory_says():

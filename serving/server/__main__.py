@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from serving.server import flags as command_line
 from serving.server.config import ConfigError, model_configs
+from serving.server.ports import hold
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -19,6 +20,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported
     try:
         configs = model_configs(flags)
+        rest_port = hold(flags.bind, flags.rest_api_port, "--rest_api_port") if flags.rest_api_port else None
+        rpc_port = hold(flags.bind, flags.port, "--port") if flags.port else None
         import tensorflow as tf
         import uvloop
 
@@ -26,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         tf.get_logger().setLevel("ERROR")  # it would advise against the loader that TF Serving's behaviour needs
         logging.getLogger("uvicorn").setLevel("WARNING")
-        uvloop.run(serve(flags, configs))
+        uvloop.run(serve(flags, configs, rest_port, rpc_port))
     except ConfigError as error:
         print(f"minibatch serve: {error}", file=sys.stderr)
         return error.status

@@ -16,25 +16,27 @@ from serving.server.config import ConfigError, ModelConfig, discover
 from serving.server.flags import Flags
 from serving.server.lifecycle import Models
 from serving.server.load import load
+from serving.server.ports import taken
 
 log = logging.getLogger("serving")
 
 _DRAIN_SECONDS = 10
 _LOAD_FAILED = 65
-_PORT_TAKEN = 69
 
 Stop = Callable[[], Awaitable[None]]
 
 
-async def serve(flags: Flags, configs: list[ModelConfig]) -> None:
-    """Returns after SIGTERM or SIGINT. Raises ConfigError when a port is taken or no model could be loaded."""
+async def serve(
+    flags: Flags, configs: list[ModelConfig], rest_port: socket.socket | None, rpc_port: socket.socket | None
+) -> None:
+    """Serves on ports that `ports.hold` took (None: not this protocol); returns after SIGTERM or SIGINT.
+
+    Raises ConfigError when a port was taken after all, or no model could be loaded.
+    """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    rest_port = _hold_port(flags.bind, flags.rest_api_port, "--rest_api_port") if flags.rest_api_port else None
-    rpc_port = _hold_port(flags.bind, flags.port, "--port") if flags.port else None
-
     models = Models(load)
     for config in configs:
         models.add(config)
@@ -79,7 +81,7 @@ async def _start_rest(models: Models, workers: Executor, held: socket.socket, fl
     try:
         held.listen(settings.backlog)
     except OSError as error:
-        raise _taken(flags.bind, flags.rest_api_port, "--rest_api_port", error) from None
+        raise taken(flags.bind, flags.rest_api_port, "--rest_api_port", error) from None
     server = _RestServer(settings)
     running = asyncio.create_task(server.serve(sockets=[held]))
 
@@ -95,7 +97,7 @@ async def _start_rpc(models: Models, workers: Executor, flags: Flags) -> Stop:
     try:
         server.add_insecure_port(f"[{flags.bind}]:{flags.port}" if ":" in flags.bind else f"{flags.bind}:{flags.port}")
     except RuntimeError as error:
-        raise _taken(flags.bind, flags.port, "--port", error) from None
+        raise taken(flags.bind, flags.port, "--port", error) from None
     await server.start()
     await rpc.report_serving(health)
 
@@ -104,23 +106,6 @@ async def _start_rpc(models: Models, workers: Executor, flags: Flags) -> Stop:
         await server.stop(_DRAIN_SECONDS)
 
     return stop
-
-
-def _hold_port(address: str, port: int, flag: str) -> socket.socket:
-    """A bound socket that does not listen: the port is ours, and clients are refused until the models are loaded."""
-    held = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
-    try:
-        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        held.bind((address, port))
-    except (OSError, OverflowError) as error:
-        held.close()
-        raise _taken(address, port, flag, error) from None
-    return held
-
-
-def _taken(address: str, port: int, flag: str, error: Exception) -> ConfigError:
-    reason = getattr(error, "strerror", None) or error
-    return ConfigError(f"cannot listen on {address} port {port} ({reason}); choose another with {flag}", _PORT_TAKEN)
 
 
 def _look_again(models: Models, flags: Flags) -> None:

@@ -1,0 +1,95 @@
+"""How the server process starts, refuses to start, and stops."""
+
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from serving.client import Client
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "serving.server", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+
+
+def test_help_and_refusals_import_no_tensorflow():
+    code = (
+        "import runpy, sys; sys.argv = ['server', {!r}]\n"
+        "try: runpy.run_module('serving.server', run_name='__main__')\n"
+        "except SystemExit as stop: print(stop.code, 'tensorflow' in sys.modules)"
+    )
+    for flag, status in [("--help", 0), ("--model_base_path=/no/such/folder", 66)]:
+        done = subprocess.run([sys.executable, "-c", code.format(flag)], cwd=ROOT, capture_output=True, text=True)
+        assert done.stdout.splitlines()[-1] == f"{status} False", done.stderr
+
+
+@pytest.mark.parametrize("flag", ["--port", "--rest_api_port"])
+def test_a_port_in_use_is_one_line_that_names_it_and_its_flag(tmp_path, flag):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        other = {"--port": "--rest_api_port", "--rest_api_port": "--port"}[flag]
+        done = run(f"--serving_root={tmp_path}", f"{flag}={port}", f"{other}=0")
+    assert (done.returncode, done.stdout) == (69, "")
+    assert done.stderr == (
+        f"minibatch serve: cannot listen on 127.0.0.1 port {port} (Address already in use); "
+        f"choose another with {flag}\n"
+    )
+
+
+def test_a_base_path_that_does_not_exist_is_one_line(tmp_path):
+    done = run("--model_name=digits", "--model_base_path", str(tmp_path / "digits"))
+    assert done.returncode == 66
+    assert done.stderr == f"minibatch serve: model digits: the base path {tmp_path}/digits is not a folder\n"
+
+
+def test_nothing_to_serve_is_a_usage_error():
+    done = run("--port=1")
+    assert done.returncode == 2
+    assert "nothing to serve: give --serving_root" in done.stderr
+
+
+def test_an_unknown_flag_is_passed_over_with_a_warning(server):
+    assert server.wait_for("unknown argument: .*") == "unknown argument: --no_such_flag=1 (passed over)"
+
+
+def test_the_ready_line_names_addresses_and_models(server):
+    line = server.wait_for("Serving .*")
+    assert line == f"Serving 3 models on REST {server.rest} and gRPC {server.rpc}: pair/2, texts/7, types/3"
+
+
+def test_a_config_file_keeps_all_versions_requests_time_out_and_sigterm_drains(saved_models, tmp_path, processes):
+    """One process for all three, since starting it costs seconds."""
+    config = tmp_path / "models.config"
+    config.write_text(
+        f'model_config_list {{ config {{ name: "numbers" base_path: "{saved_models}/pair" '
+        "model_version_policy { all {} } } }"
+    )
+    server = processes(f"--model_config_file={config}", "--rest_api_timeout_in_ms", "300")
+    assert server.wait_for("Serving .*", 60).endswith(": numbers/1, numbers/2")
+    old = server.predict("numbers/versions/1", '{"inputs": {"a": [1], "b": [2]}}')
+    assert old.json() == {"outputs": {"b": [2], "total": [3.0]}}
+
+    late = server.predict("numbers", '{"signature_name": "slow", "inputs": 2000000000}')
+    assert (late.status_code, late.json()) == (504, {"error": "Timed out waiting for notification"})
+
+    answers = []
+    with Client(server.rpc, "grpc") as client:
+        asking = threading.Thread(
+            target=lambda: answers.append(client.predict("numbers", {"steps": np.int32(200_000)}, "slow"))
+        )
+        asking.start()
+        time.sleep(0.2)  # the request is under way
+        server.process.terminate()
+        assert server.process.wait(timeout=30) == 0
+        asking.join()
+    assert answers == [{"steps": np.int32(200_000)}]
+    server.log.read_text().index("stopping after the requests under way")

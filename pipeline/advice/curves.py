@@ -49,7 +49,7 @@ def curves(lines: Sequence[dict[str, Any]], monitor: str | None, best_step: int 
     if monitor not in (None, "loss"):
         wanted.insert(1, (f"Validation {monitor}", monitor, ("val",)))
     last = max((line["step"] for line in lines), default=0)
-    drawn = []
+    drawn: list[Curve] = []
     for title, name, splits in wanted:
         series = {split: _series(lines, split, name) for split in splits}
         series = {split: (steps, values) for split, (steps, values) in series.items() if len(steps)}

@@ -69,9 +69,10 @@ def run_dir(tmp_path):
     }))  # fmt: skip
     with Journal(directory, tensorboard=False, resume_step=0) as journal:
         for step in range(10, 210, 10):
-            journal.write(step, 1 + (step - 1) // 50, "train", loss=2 / step, learning_rate=0.1, gradient_norm=1.0 + step)
+            epoch = 1 + (step - 1) // 50
+            journal.write(step, epoch, "train", loss=2 / step, learning_rate=0.1, gradient_norm=1.0 + step)
             if step % 50 == 0:
-                journal.write(step, step // 50, "val", loss=3 / step, accuracy=0.9 - 0.001 * abs(150 - step))
+                journal.write(step, epoch, "val", loss=3 / step, accuracy=0.9 - 0.001 * abs(150 - step))
     write(
         directory,
         config={"preset": "digits-sample", "config": to_json(preset_of("digits-sample")), "records": str(records),
@@ -253,7 +254,7 @@ def test_equal_inputs_give_equal_bytes_in_another_process(run_dir):
 @pytest.mark.parametrize("preset", ["digits-sample", "cifar10", "reviews-sample", "movielens"])
 def test_the_command_spells_out_the_settings_of_the_run(preset):
     config = tyro.cli(Config, default=preset_of(preset), config=(tyro.conf.AvoidSubcommands,), args=[
-        "--train.batch-size", "17", "--data.classes", "a b", "c", "--optimizer.weight-decay", "0.1", "--run.name", "mine",
+        "--train.batch-size", "17", "--data.classes", "a b", "c", "--optimizer.weight-decay", "0.1", "--run.name", "x",
         "--train.no-tensorboard", "--optimizer.arguments", "beta_1", "0.8", "--data.path", "/data/it's here"])
     words = shlex.split(command({"preset": preset, "config": json.loads(json.dumps(to_json(config)))}))
     assert words[:3] == ["minibatch", "run", preset]

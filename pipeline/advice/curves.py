@@ -86,8 +86,7 @@ def _draw(title: str, name: str, series: dict[str, Series], best: int | None, la
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.set_xlabel("updates")
         file = io.StringIO()
-        figure.savefig(file, format="svg", transparent=True,
-                       metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+        figure.savefig(file, format="svg", transparent=True)
     keys = tuple(key for split, key in (("train", "training"), ("val", "validation")) if split in series)
     note = f"{lost} value{'s' if lost > 1 else ''} that {'are' if lost > 1 else 'is'} not finite cannot be drawn."
     return Curve(title, _inline(file.getvalue(), re.sub(r"\W", "-", name)), keys, note if lost else "")
@@ -120,7 +119,7 @@ def _scale(axes: Axes, values: np.ndarray) -> None:
 
 
 def _inline(svg: str, prefix: str) -> str:
-    """The <svg> element alone, to stand in a page beside others: ids of its own, its colours the page's."""
+    """The <svg> element alone, to stand in a page beside others: no date, ids of its own, its colours the page's."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"\s*<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r"<svg [^>]*?(viewBox=\"[^\"]*\")[^>]*>", r'<svg \1 aria-hidden="true">', svg, count=1)

@@ -32,7 +32,9 @@ def prepare(name: str, options: tuple[str, ...]) -> beam.Pipeline:
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):  # argparse prints its usage, then exits
-            return beam.Pipeline(runner=runner, options=PipelineOptions(list(options)))
+            settings = PipelineOptions(list(options))
+            settings.get_all_options()  # parsed here, where a wrong value can still be told in one line
+            return beam.Pipeline(runner=runner, options=settings)
     except (SystemExit, ValueError) as error:
         reason = (complaint.getvalue() or str(error)).strip().splitlines()[-1]
         raise UserError(f"--data.runner-options {' '.join(options)}: {reason}", USAGE) from None

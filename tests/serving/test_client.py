@@ -1,0 +1,206 @@
+"""One client, both protocols, against the running server; errors and the command line."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+from serving import client as client_module
+from serving.client import Client, DeadlineExceeded, InvalidRequest, NotFound, Overloaded, ServingError, Unavailable
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module", params=["rest", "grpc"])
+def client(request, server):
+    with Client(server.rest if request.param == "rest" else server.rpc, request.param) as client:
+        yield client
+
+
+def test_a_list_takes_the_type_of_the_signature(client):
+    outputs = client.predict("pair", {"a": [1, 2.5], "b": [2, 3]})
+    assert {name: (a.dtype, a.tolist()) for name, a in outputs.items()} == {
+        "total": (np.float32, [30.0, 55.0]),
+        "b": (np.int32, [2, 3]),
+    }
+
+
+def test_a_sole_output_keeps_its_name(client):
+    outputs = client.predict("pair", {"x": np.float32([[1, 2]])}, signature_name="half")
+    assert {name: a.tolist() for name, a in outputs.items()} == {"y": [[2.5, 3.0]]}
+
+
+def test_strings_and_bytes_go_in_and_come_back_as_bytes(client):
+    outputs = client.predict("texts", {"text": ["bad", b"\xff\x00", "é"]})
+    assert outputs["same"].tolist() == outputs["same_bytes"].tolist() == [b"bad", b"\xff\x00", "é".encode()]
+    assert outputs["index"].tolist() == [1, -1, -1]
+
+
+def test_images_are_sent_as_uint8(client):
+    outputs = client.predict("types", {"image": np.full([2, 4, 4, 3], 200, np.uint8)}, "pixels", version=3)
+    assert outputs["mean"].tolist() == [200.0, 200.0]
+    assert outputs["first"].dtype == np.uint8
+
+
+def test_an_empty_batch_keeps_type_and_shape(client):
+    outputs = client.predict("texts", {"text": []})
+    assert (outputs["index"].shape, outputs["index"].dtype) == ((0,), np.int64)
+    assert outputs["same"].shape == (0,)
+
+
+def test_status_and_metadata_say_the_same_over_both(client):
+    (status,) = client.status("types")
+    assert (status.version, status.state, status.error_code, status.error_message) == (3, "AVAILABLE", "OK", "")
+    metadata = client.metadata("pair")
+    assert metadata.version == 2
+    a = metadata.signatures["serving_default"].inputs["a"]
+    assert (a.dtype, a.shape) == (np.float32, (-1,))
+    assert client.metadata("texts").signatures["serving_default"].inputs["text"].dtype == object
+
+
+@pytest.mark.parametrize(
+    ("error", "words", "arguments"),
+    [
+        (NotFound, "Servable not found for request: Latest\\(nobody\\)", ("nobody", {"x": [1]})),
+        (NotFound, "Specific\\(pair, 9\\)", ("pair", {"x": [1]}, "half", 9)),
+        (InvalidRequest, "not found", ("pair", {"x": [1]}, "no_such_signature")),
+        (InvalidRequest, "(Missing named input: x|Signature input alias: x)", ("pair", {"z": [1]}, "half")),
+        (InvalidRequest, "float", ("pair", {"x": ["one"]}, "half")),
+        (InvalidRequest, "int32", ("pair", {"a": [1.0], "b": [1.5]})),
+        (InvalidRequest, "input x is not a tensor", ("pair", {"x": [[1], [2, 3]]}, "half")),
+        (InvalidRequest, "input b is not a tensor: .*out of bounds", ("pair", {"a": [1.0], "b": [2**40]})),
+    ],
+    ids=["model", "version", "signature", "field", "text_for_float", "float_for_int", "ragged", "too_big"],
+)
+def test_a_refusal_is_raised_with_the_servers_words(client, error, words, arguments):
+    with pytest.raises(error, match=words):
+        client.predict(*arguments)
+
+
+@pytest.mark.parametrize("protocol", ["rest", "grpc"])
+def test_a_server_that_is_not_there_is_unavailable(protocol):
+    with Client("127.0.0.1:1", protocol) as client, pytest.raises(Unavailable, match=r"127\.0\.0\.1:1"):
+        client.status("digits")
+
+
+@pytest.mark.parametrize("protocol", ["rest", "grpc"])
+def test_no_answer_in_time_is_deadline_exceeded(server, protocol):
+    address = server.rest if protocol == "rest" else server.rpc
+    with Client(address, protocol) as patient, Client(address, protocol, timeout=0.3) as client:
+        client._known[("pair", None)] = patient.metadata("pair")
+        with pytest.raises(DeadlineExceeded):
+            client.predict("pair", {"steps": np.int32(2_000_000_000)}, "slow")
+
+
+@pytest.mark.parametrize(
+    ("status", "error"), [(400, InvalidRequest), (429, Overloaded), (503, Unavailable), (504, DeadlineExceeded),
+                          (500, ServingError)]
+)  # fmt: skip
+def test_an_http_status_becomes_its_error(status, error):
+    transport = httpx.MockTransport(lambda request: httpx.Response(status, json={"error": "so it is"}))
+    with pytest.raises(error, match="so it is") as raised:
+        Client("host:1", transport=transport).status("m")
+    assert raised.type is error
+
+
+def test_a_server_of_another_kind_is_named_as_such():
+    transport = httpx.MockTransport(lambda request: httpx.Response(200, text="<html>"))
+    with pytest.raises(ServingError, match="is it a TF Serving REST port"):
+        Client("host:1", transport=transport).status("m")
+
+
+def test_outputs_that_changed_with_a_new_version_are_asked_about_again(server):
+    with Client(server.rest) as client:
+        client._known[("texts", None)] = client.metadata("pair")  # as if the model had been this one a moment ago
+        assert set(client.predict("texts", {"text": ["good"]})) == {"index", "same", "same_bytes"}
+
+
+def command(capsys, *arguments: str) -> tuple[int, str, str]:
+    status = client_module.main(arguments)
+    out, err = capsys.readouterr()
+    return status, out, err
+
+
+def test_the_command_prints_the_answer_as_json(capsys, server):
+    status, out, _ = command(capsys, "texts", "--address", server.rest, "--text", "good", "bad")
+    assert (status, json.loads(out)["index"], json.loads(out)["same"]) == (0, [0, 1], ["good", "bad"])
+    status, out, _ = command(
+        capsys, "pair", "--address", server.rpc, "--protocol=grpc", "--inputs", '{"a": [1], "b": [2]}', "--version", "2"
+    )
+    assert (status, json.loads(out)) == (0, {"b": [2], "total": [30.0]})
+
+
+def test_a_refused_command_is_one_line_and_a_status(capsys, server):
+    status, out, err = command(capsys, "pair", "--address", server.rest, "--text", "good")
+    assert (status, out) == (65, "")
+    assert err == "minibatch predict: Missing named input: a in 'inputs' object.\n"
+    status, _, err = command(capsys, "pair", "--address", "127.0.0.1:1", "--text", "good")
+    assert status == 69
+    assert err.count("\n") == 1
+    assert "minibatch serve" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "inputs", "signature"),
+    [
+        (["--image", "IMAGE"], {"image_bytes": [b"\xff\xd8"]}, "serving_default"),
+        (["--user", "7", "8"], {"user_id": ["7", "8"]}, "recommend"),
+        (["--user", "7", "--item", "1", "2"], {"user_id": ["7", "7"], "item_id": ["1", "2"]}, "serving_default"),
+    ],
+    ids=["image_files_are_sent_as_bytes", "users_get_recommendations", "one_user_rates_each_item"],
+)
+def test_what_a_command_asks(tmp_path, arguments, inputs, signature):
+    image = tmp_path / "a.jpg"
+    image.write_bytes(b"\xff\xd8")
+    parsed = client_module._parser().parse_args(["m", *(str(image) if a == "IMAGE" else a for a in arguments)])
+    assert client_module._inputs(parsed) == (inputs, signature)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--inputs", "{"], "--inputs is not JSON"),
+        (["--inputs", "[1]"], "--inputs is an object"),
+        (["--image", "/no/such.jpg"], "--image /no/such.jpg: No such file"),
+        (["--item", "1", "--text", "a"], "--item goes with --user"),
+        (["--user", "1", "2", "--item", "1", "2", "3"], "2 users and 3 items"),
+    ],
+)
+def test_a_command_that_cannot_be_sent_says_why(capsys, arguments, words):
+    status, _, err = command(capsys, "m", *arguments)
+    assert status == 65
+    assert words in err
+
+
+def test_the_client_imports_no_tensorflow_and_no_server(server):
+    code = f"""
+import sys
+from serving.client import Client
+for protocol, address in [("rest", "{server.rest}"), ("grpc", "{server.rpc}")]:
+    print(Client(address, protocol).predict("pair", {{"x": [1.0]}}, "half")["y"].tolist())
+print([m for m in sys.modules if m == "tensorflow" or m.startswith(("tensorflow_serving", "serving.server"))])
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.splitlines() == ["[2.5]", "[2.5]", "[]"], done.stderr
+
+
+def test_both_message_pools_live_in_one_process():
+    from tensorflow_serving.apis import predict_pb2
+
+    from serving import protocol
+
+    theirs = predict_pb2.PredictRequest()
+    theirs.model_spec.name = "m"
+    ours = protocol.PredictRequest.FromString(theirs.SerializeToString())
+    assert ours.model_spec.name == "m"
+    assert type(ours) is not type(theirs)
+
+
+def test_the_kept_messages_are_those_of_the_installed_api():
+    from serving import protocol
+
+    assert protocol._PATH.read_bytes() == protocol._describe_installed().SerializeToString(deterministic=True)

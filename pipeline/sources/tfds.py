@@ -1,8 +1,8 @@
 """Any TensorFlow Datasets set that is prepared already, or prepared here when asked.
 
-Splits: "test" is the test split; where there is none, a labelled "validation" takes its place. Where both exist
-"validation" is not read: every choice is made on rows held out of "train". A set with neither has no split of its own
-(None), and ours are cut from "train". Other splits (unsupervised, extra, ...) are never read.
+Splits: "test" is the test split; where there is none, "validation" takes its place. Where both exist "validation" is
+not read: every choice is made on rows held out of "train". A set with neither has no split of its own (None), and ours
+are cut from "train". Other splits (unsupervised, extra, ...) are never read.
 """
 
 from collections.abc import Iterator
@@ -86,7 +86,7 @@ class Tfds:
     def _examples(self, part: str, number: int) -> Iterator[tuple[np.ndarray, list[str], np.ndarray]]:
         """Batches of row numbers in the split, ids and serialized examples, each [rows], in the order of the files.
 
-        Whole batches of examples are parsed outside tf.data: TFDS's own reader parses one by one, at a fortieth of the
+        Whole batches of examples are parsed outside tf.data: TFDS's own reader parses one by one, at a tenth of the
         speed. Ids are those of its `add_tfds_id`: file name and number in the file.
         """
         for piece in _builder(self.directory).info.splits[part].file_instructions:
@@ -157,7 +157,9 @@ def open_source(data: Data, task: str, cache: Path) -> Tfds:
         image = isinstance(features[theirs], tfds.features.Image)
         if image != (ours == "image_bytes") or _stored(features[theirs]) is None:
             raise UserError(
-                f"Column {theirs} of TFDS set {data.name} cannot be {ours}: it is {features[theirs]!r}.", USAGE
+                f"Column {theirs} of TFDS set {data.name} cannot be {ours}: it is a {type(features[theirs]).__name__}, "
+                f"where {'an Image' if ours == 'image_bytes' else 'a single value'} is needed.",
+                USAGE,
             )
         columns[ours] = theirs
     return Tfds(task, str(builder.data_path), columns, data.limit)

@@ -173,11 +173,11 @@ def test_columns_can_be_given(prepared):
     [
         ("tiny_reviews", {}, "no column text for text; .* one of embedding, label, sentence, stars"),
         ("tiny_reviews", {"text": "review"}, "no column review for text"),
-        ("tiny_reviews", {"text": "embedding"}, "cannot be text"),
+        ("tiny_reviews", {"text": "embedding"}, "cannot be text: it is a Tensor"),
         ("tiny_reviews", {"body": "sentence"}, "body is no feature of sentiment; there are text, label"),
         ("tiny_ratings", {"rating": "movie_genres"}, "cannot be rating"),
         ("tiny_images", {"label": "image"}, "cannot be label"),
-        ("tiny_images", {"image_bytes": "label"}, "cannot be image_bytes"),
+        ("tiny_images", {"image_bytes": "label"}, "ClassLabel, where an Image is needed"),
     ],
 )
 def test_a_column_that_does_not_fit_is_one_line_with_those_there_are(prepared, name, columns, words):
@@ -208,6 +208,12 @@ def test_a_source_travels_to_a_worker(prepared):
 def test_a_limit_takes_an_even_stride_of_each_split(prepared):
     whole, some = rows(opened("tiny_images", prepared)), rows(opened("tiny_images", prepared, limit=4))
     assert some == [whole[number] for number in (5, 11, 17, 22, 23 + 1, 23 + 2, 23 + 3, 23 + 4)]
+
+
+def test_batches_without_a_taken_row_are_passed_over(prepared, monkeypatch):
+    monkeypatch.setattr("pipeline.sources.tfds.BATCH", 2)
+    whole, some = rows(opened("tiny_images", prepared)), rows(opened("tiny_images", prepared, limit=1))
+    assert some == [whole[22], whole[27]]
 
 
 def test_the_identity_names_version_and_files_with_checksums_and_no_folder(copied, prepared):

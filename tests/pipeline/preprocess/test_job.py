@@ -74,11 +74,11 @@ def test_records_are_what_the_training_side_loads(plain):
 
 
 def test_every_split_has_all_its_files_even_those_of_no_rows(literal, made):
-    records = made(literal("recommendation", n=20), shards=9)
+    records = made(literal("recommendation", n=40), shards=30)
     rows = {name: f["rows"] for name, f in records.manifest["files"].items() if name.endswith(".tfrecord")}
-    assert len(rows) == 27
+    assert len(rows) == 90
     assert min(rows.values()) == 0
-    assert sum(rows.values()) == 20
+    assert sum(rows.values()) == 40
 
 
 def test_the_files_of_a_split_hold_its_rows_whatever_their_number(literal, made, plain):

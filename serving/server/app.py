@@ -17,6 +17,7 @@ from serving.server.flags import Flags
 from serving.server.lifecycle import Models
 from serving.server.load import load
 from serving.server.ports import taken
+from serving.server.servable import Servable
 
 log = logging.getLogger("serving")
 
@@ -69,7 +70,7 @@ class _RestServer(uvicorn.Server):
         yield  # `serve` handles them, for both protocols
 
 
-async def _start_rest(models: Models, workers: Executor, held: socket.socket, flags: Flags) -> Stop:
+async def _start_rest(models: Models[Servable], workers: Executor, held: socket.socket, flags: Flags) -> Stop:
     settings = uvicorn.Config(
         rest.application(models, workers, flags.rest_api_timeout_in_ms),
         lifespan="off",
@@ -92,7 +93,7 @@ async def _start_rest(models: Models, workers: Executor, held: socket.socket, fl
     return stop
 
 
-async def _start_rpc(models: Models, workers: Executor, flags: Flags) -> Stop:
+async def _start_rpc(models: Models[Servable], workers: Executor, flags: Flags) -> Stop:
     server, health = rpc.build(models, workers)
     try:
         server.add_insecure_port(f"[{flags.bind}]:{flags.port}" if ":" in flags.bind else f"{flags.bind}:{flags.port}")
@@ -108,7 +109,7 @@ async def _start_rpc(models: Models, workers: Executor, flags: Flags) -> Stop:
     return stop
 
 
-def _look_again(models: Models, flags: Flags) -> None:
+def _look_again(models: Models[Servable], flags: Flags) -> None:
     if flags.serving_root and flags.serving_root.is_dir():
         for config in discover(flags.serving_root):
             models.add(config)
@@ -121,7 +122,7 @@ async def _stopped(stop: asyncio.Event, seconds: float) -> bool:
     return stop.is_set()
 
 
-def _ready_line(flags: Flags, models: Models) -> str:
+def _ready_line(flags: Flags, models: Models[Servable]) -> str:
     where = [f"REST {flags.bind}:{flags.rest_api_port}"] if flags.rest_api_port else []
     where += [f"gRPC {flags.bind}:{flags.port}"] if flags.port else []
     served = sorted(models.available())

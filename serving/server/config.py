@@ -93,7 +93,7 @@ def _read_config_file(path: Path) -> list[ModelConfig]:
         raise ConfigError(f"--model_config_file {path}: {error.strerror}", 66) from None
     except (text_format.ParseError, UnicodeDecodeError) as error:
         raise ConfigError(f"--model_config_file {path} is not a ModelServerConfig: {error}", 65) from None
-    configs = []
+    configs: list[ModelConfig] = []
     for model in parsed.model_config_list.config:
         if model.name in {config.name for config in configs}:
             raise ConfigError(f"Illegal to list model {model.name} multiple times in config list", 65)

@@ -143,8 +143,8 @@ class _Parser:
             raise self._error("Miss exponent in number.")
         if not (fraction or exponent):
             digits = match.group()
-            if len(digits) <= 20 and -(2**63) <= (number := int(digits)) < 2**64:
-                return number
+            if len(digits) <= 20 and -(2**63) <= (integer := int(digits)) < 2**64:
+                return integer
         number = float(match.group())
         if math.isinf(number):
             self._at = start

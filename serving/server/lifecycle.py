@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from serving.server.config import ModelConfig, VersionPolicy, aspired, versions_on_disk
 from serving.server.errors import Code, RequestError
@@ -31,12 +31,15 @@ class Closable(Protocol):
     def close(self) -> None: ...
 
 
+Loaded = TypeVar("Loaded", bound=Closable)  # Servable, or a shell in tests: nothing here looks inside
+
+
 @dataclass
-class Version:
+class Version(Generic[Loaded]):
     """`error` is why it did not load; `users` counts the requests that hold `servable` now."""
 
     state: State = State.LOADING
-    servable: Closable | None = None
+    servable: Loaded | None = None
     error: RequestError | None = None
     users: int = 0
     failed: bool = False  # until its folder went away; `error` stays for the status page
@@ -60,16 +63,16 @@ def next_action(on_disk: set[int], versions: Mapping[int, Version], policy: Vers
     return None
 
 
-class Models:
+class Models(Generic[Loaded]):
     """The models in memory. `step` belongs to one thread; everything else may be called from any.
 
     `load` makes the servable of a version folder, and raises anything when it cannot.
     """
 
-    def __init__(self, load: Callable[[Path], Closable]):
+    def __init__(self, load: Callable[[Path], Loaded]):
         self._load = load
         self._configs: dict[str, ModelConfig] = {}
-        self._versions: dict[str, dict[int, Version]] = {}
+        self._versions: dict[str, dict[int, Version[Loaded]]] = {}
         self._changed = threading.Condition()
 
     def add(self, config: ModelConfig) -> None:
@@ -92,7 +95,7 @@ class Models:
                     self._take_down(config.name, action.version)
 
     @contextmanager
-    def lease(self, name: str, number: int | None = None) -> Iterator[tuple[int, Closable]]:
+    def lease(self, name: str, number: int | None = None) -> Iterator[tuple[int, Loaded]]:
         """The version that answers (None: the highest available) and its servable, kept loaded meanwhile.
 
         Raises RequestError(NOT_FOUND) when there is none.
@@ -127,7 +130,7 @@ class Models:
         with self._changed:
             return [(m, n, v.error) for m, vs in self._versions.items() for n, v in vs.items() if v.error]
 
-    def _find(self, name: str, number: int | None) -> tuple[int, Version]:
+    def _find(self, name: str, number: int | None) -> tuple[int, Version[Loaded]]:
         known = self._versions.get(name, {})
         numbers = [n for n, v in known.items() if v.state is State.AVAILABLE and number in (None, n)]
         if not numbers:
@@ -136,7 +139,7 @@ class Models:
         return max(numbers), known[max(numbers)]
 
     def _bring_up(self, name: str, number: int, path: Path) -> None:
-        version = Version()
+        version: Version[Loaded] = Version()
         with self._changed:
             self._versions[name][number] = version
         try:

@@ -6,11 +6,12 @@ from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2
 
 from serving.server.errors import Code, RequestError, invalid
 from serving.server.lifecycle import Models
+from serving.server.servable import Servable
 
 _SIGNATURES = "signature_def"
 
 
-def status(models: Models, spec: model_pb2.ModelSpec) -> get_model_status_pb2.GetModelStatusResponse:
+def status(models: Models[Servable], spec: model_pb2.ModelSpec) -> get_model_status_pb2.GetModelStatusResponse:
     """Every version of the model, or the one that is asked for; a label is ignored, as in TF Serving."""
     number = spec.version.value if spec.HasField("version") else None
     response = get_model_status_pb2.GetModelStatusResponse()
@@ -24,7 +25,7 @@ def status(models: Models, spec: model_pb2.ModelSpec) -> get_model_status_pb2.Ge
 
 
 def metadata(
-    models: Models, spec: model_pb2.ModelSpec, fields: Iterable[str] = (_SIGNATURES,)
+    models: Models[Servable], spec: model_pb2.ModelSpec, fields: Iterable[str] = (_SIGNATURES,)
 ) -> get_model_metadata_pb2.GetModelMetadataResponse:
     fields = list(fields)
     if not fields:

@@ -20,7 +20,7 @@ from serving.server.errors import HTTP, Code, RequestError, invalid
 from serving.server.json_parse import parse
 from serving.server.json_tensors import read_columns, read_rows
 from serving.server.lifecycle import Models
-from serving.server.servable import DEFAULT_SIGNATURE
+from serving.server.servable import DEFAULT_SIGNATURE, Servable
 
 log = logging.getLogger("serving")
 
@@ -34,10 +34,10 @@ _MODEL = rf"(?i:/v1/models)(?:/(?P<name>[^/:]+))?{_VERSION}"
 class Route(NamedTuple):
     method: str
     path: re.Pattern[str]
-    answer: Callable[[Models, model_pb2.ModelSpec, bytes, int], bytes]
+    answer: Callable[[Models[Servable], model_pb2.ModelSpec, bytes, int], bytes]
 
 
-def application(models: Models, workers: Executor, timeout_ms: int) -> Callable[..., Awaitable[None]]:
+def application(models: Models[Servable], workers: Executor, timeout_ms: int) -> Callable[..., Awaitable[None]]:
     """An ASGI application; `timeout_ms` bounds the run of one request."""
 
     async def application(scope: Any, receive: Any, send: Any) -> None:
@@ -114,7 +114,7 @@ def _inflated(body: bytes, encoding: str) -> bytes:
     return inflated if inflater.eof else b""
 
 
-def _predict(models: Models, spec: model_pb2.ModelSpec, body: bytes, timeout_ms: int) -> bytes:
+def _predict(models: Models[Servable], spec: model_pb2.ModelSpec, body: bytes, timeout_ms: int) -> bytes:
     request = parse(body)
     if not isinstance(request, dict):
         raise invalid(f"JSON Value: {json_text.shown(request)} Is not object")
@@ -155,11 +155,11 @@ def _misformed(request: dict[str, Any], what: str) -> RequestError:
     return invalid(f"JSON Value: {json_text.shown(request)} {what}")
 
 
-def _status(models: Models, spec: model_pb2.ModelSpec, body: bytes, timeout_ms: int) -> bytes:
+def _status(models: Models[Servable], spec: model_pb2.ModelSpec, body: bytes, timeout_ms: int) -> bytes:
     return _printed(model_info.status(models, spec)).encode()
 
 
-def _metadata(models: Models, spec: model_pb2.ModelSpec, body: bytes, timeout_ms: int) -> bytes:
+def _metadata(models: Models[Servable], spec: model_pb2.ModelSpec, body: bytes, timeout_ms: int) -> bytes:
     """Composed by hand, as in TF Serving: an Any inside the printed message would carry a type URL."""
     response = model_info.metadata(models, spec)
     signatures = get_model_metadata_pb2.SignatureDefMap()

@@ -20,7 +20,7 @@ from serving.server import model_info
 from serving.server.errors import GRPC, Code, RequestError
 from serving.server.lifecycle import Models
 from serving.server.predict import predict
-from serving.server.servable import DEFAULT_SIGNATURE
+from serving.server.servable import DEFAULT_SIGNATURE, Servable
 
 log = logging.getLogger("serving")
 
@@ -33,7 +33,7 @@ _OPTIONS = [
 ]
 
 
-def build(models: Models, workers: Executor) -> tuple[grpc.aio.Server, health.aio.HealthServicer]:
+def build(models: Models[Servable], workers: Executor) -> tuple[grpc.aio.Server, health.aio.HealthServicer]:
     """A server without a port yet, and its health service."""
     server = grpc.aio.server(options=_OPTIONS)
     for service, methods in _METHODS.items():
@@ -54,7 +54,7 @@ async def report_serving(servicer: health.aio.HealthServicer) -> None:
         await servicer.set(service, health_pb2.HealthCheckResponse.SERVING)
 
 
-def _predict(models: Models, request: predict_pb2.PredictRequest, timeout_ms: int | None) -> Any:
+def _predict(models: Models[Servable], request: predict_pb2.PredictRequest, timeout_ms: int | None) -> Any:
     spec = model_info.not_missing(request)
     with models.lease(spec.name, model_info.wanted_version(spec)) as (number, servable):
         response = predict(servable, request, timeout_ms)
@@ -64,11 +64,11 @@ def _predict(models: Models, request: predict_pb2.PredictRequest, timeout_ms: in
     return response
 
 
-def _metadata(models: Models, request: Any, timeout_ms: int | None) -> Any:
+def _metadata(models: Models[Servable], request: Any, timeout_ms: int | None) -> Any:
     return model_info.metadata(models, model_info.not_missing(request), request.metadata_field)
 
 
-def _status(models: Models, request: Any, timeout_ms: int | None) -> Any:
+def _status(models: Models[Servable], request: Any, timeout_ms: int | None) -> Any:
     return model_info.status(models, model_info.not_missing(request))
 
 
@@ -91,7 +91,7 @@ _METHODS: dict[str, dict[str, tuple[Callable[..., Any], Any, Any]]] = {
 }
 
 
-def _answering(run: Callable[..., Any], models: Models, workers: Executor) -> Callable[..., Any]:
+def _answering(run: Callable[..., Any], models: Models[Servable], workers: Executor) -> Callable[..., Any]:
     async def answer(request: Any, context: grpc.aio.ServicerContext) -> Any:
         remaining = context.time_remaining()
         timeout_ms = None if remaining is None else int(remaining * 1000)

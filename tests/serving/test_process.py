@@ -75,7 +75,7 @@ def test_a_config_file_keeps_all_versions_requests_time_out_and_sigterm_drains(s
         "model_version_policy { all {} } } }"
     )
     server = processes(f"--model_config_file={config}", "--rest_api_timeout_in_ms", "2000")
-    assert server.wait_for("Serving .*", 60).endswith(": numbers/1, numbers/2")
+    assert server.wait_for("Serving .*", 200).endswith(": numbers/1, numbers/2")
     old = server.predict("numbers/versions/1", '{"inputs": {"a": [1], "b": [2]}}')
     assert old.json() == {"outputs": {"b": [2], "total": [3.0]}}
 
@@ -91,7 +91,7 @@ def test_a_config_file_keeps_all_versions_requests_time_out_and_sigterm_drains(s
         asking.start()
         time.sleep(0.3)  # the request is under way
         server.process.terminate()
-        assert server.process.wait(timeout=30) == 0
+        assert server.process.wait(timeout=60) == 0
         asking.join()
     assert answers == [{"steps": np.int32(400_000)}]
     server.log.read_text().index("stopping after the requests under way")

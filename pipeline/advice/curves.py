@@ -22,11 +22,27 @@ POINTS = 240  # more than a figure this wide can show
 # Stand-ins that matplotlib writes as they are; black it would leave out, as SVG's default.
 INK, ACCENT = "#010101", "#020202"
 SETTINGS = {
-    "svg.hashsalt": "minibatch", "svg.fonttype": "none", "font.size": 9, "text.color": INK, "axes.labelcolor": INK,
-    "axes.edgecolor": INK, "xtick.color": INK, "ytick.color": INK, "axes.spines.top": False, "axes.spines.right": False,
-    "axes.spines.left": False, "ytick.left": False, "axes.grid": True, "axes.grid.axis": "y", "grid.color": INK,
-    "grid.alpha": 0.13, "grid.linewidth": 0.6, "axes.linewidth": 0.6, "xtick.major.width": 0.6, "lines.linewidth": 1.5,
-}  # fmt: skip
+    "svg.hashsalt": "minibatch",
+    "svg.fonttype": "none",
+    "font.size": 9,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+    "ytick.left": False,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "grid.color": INK,
+    "grid.alpha": 0.13,
+    "grid.linewidth": 0.6,
+    "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "lines.linewidth": 1.5,
+}
 
 
 @dataclass(frozen=True)
@@ -44,8 +60,11 @@ def curves(lines: Sequence[dict[str, Any]], monitor: str | None, best_step: int 
     """Loss, the monitored metric, learning rate and gradient norm over steps; those of which the log has nothing are
     left out. `lines` as journal.read gives them; the best step is marked where validation is drawn.
     """
-    wanted = [("Loss", "loss", ("train", "val")), ("Learning rate", "learning_rate", ("train",)),
-              ("Gradient norm", "gradient_norm", ("train",))]
+    wanted = [
+        ("Loss", "loss", ("train", "val")),
+        ("Learning rate", "learning_rate", ("train",)),
+        ("Gradient norm", "gradient_norm", ("train",)),
+    ]
     if monitor not in (None, "loss"):
         wanted.insert(1, (f"Validation {monitor}", monitor, ("val",)))
     last = max((line["step"] for line in lines), default=0)

@@ -87,8 +87,10 @@ def slices(evaluation: Json, key: str, smallest: int) -> Slices:
             return True, 0.0
         return False, -value if key in LOWER_IS_BETTER else value
 
-    rows = [{"name": part, "small": parts[part].get("examples", 0) < smallest, "values": parts[part]}
-            for part in sorted(parts, key=order)]  # fmt: skip
+    rows = [
+        {"name": part, "small": parts[part].get("examples", 0) < smallest, "values": parts[part]}
+        for part in sorted(parts, key=order)
+    ]
     return Slices(shown, [name for name in COUNTS if name in names], rows)
 
 

@@ -53,9 +53,12 @@ def report(run_dir: Path) -> Path:
     key = findings.key_metric(gate, evaluation, task)
     resolved = run_dir.resolve()
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     environment.filters.update(number=number, duration=duration)
     page = environment.get_template(TEMPLATE).render(
         name=f"{config.get('run', {}).get('name') or resolved.parent.name} {resolved.name}",
@@ -134,11 +137,13 @@ def _lineage(described: Json, decision: Json, pushed: Json) -> list[tuple[str, s
     rest = {name: value for name, value in described.items() if name not in elsewhere}
     prints, live = dict(described.get("fingerprint", {})), decision.get("champion")
     versions = prints.pop("versions", {})
-    return flatten({
-        **rest,
-        **{f"{name} fingerprint": value for name, value in prints.items()},
-        **versions,
-        "seed": described.get("config", {}).get("train", {}).get("seed"),
-        "export": pushed.get("path") or "not pushed",
-        "live model before": "none" if live is None else f"version {live}",
-    })  # fmt: skip
+    return flatten(
+        {
+            **rest,
+            **{f"{name} fingerprint": value for name, value in prints.items()},
+            **versions,
+            "seed": described.get("config", {}).get("train", {}).get("seed"),
+            "export": pushed.get("path") or "not pushed",
+            "live model before": "none" if live is None else f"version {live}",
+        }
+    )

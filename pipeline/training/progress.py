@@ -20,8 +20,15 @@ class Progress:
     Writes to stderr, or to `file`. `clock` gives seconds.
     """
 
-    def __init__(self, total_steps: int, batch_size: int, start_step: int = 0, *, file: TextIO | None = None,
-                 clock: Callable[[], float] = time.monotonic):
+    def __init__(
+        self,
+        total_steps: int,
+        batch_size: int,
+        start_step: int = 0,
+        *,
+        file: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ):
         self._total, self._batch_size, self._start = total_steps, batch_size, start_step
         self._file = sys.stderr if file is None else file
         self._clock = clock
@@ -42,12 +49,15 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
 
-    def update(self, step: int, loss: float, learning_rate: float, gradient_norm: float,
-               examples_per_second: float) -> None:
+    def update(
+        self, step: int, loss: float, learning_rate: float, gradient_norm: float, examples_per_second: float
+    ) -> None:
         """Shows the state after `step` updates."""
         left = (self._total - step) * self._batch_size / examples_per_second if examples_per_second > 0 else math.nan
-        numbers = (f"loss {loss:.4g}  rate {learning_rate:.2e}  |g| {gradient_norm:.3g}  "
-                   f"{examples_per_second:,.0f}/s  {_duration(left)} left")
+        numbers = (
+            f"loss {loss:.4g}  rate {learning_rate:.2e}  |g| {gradient_norm:.3g}  "
+            f"{examples_per_second:,.0f}/s  {_duration(left)} left"
+        )
         if self._bar is not None:
             self._bar.update(self._task, completed=step, numbers=numbers)
         elif self._clock() >= self._next_line:

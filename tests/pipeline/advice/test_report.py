@@ -63,10 +63,15 @@ def run_dir(tmp_path):
     records = tmp_path / "records"
     records.mkdir()
     shards = {f"{split}-00000-of-00001.tfrecord": rows for split, rows in (("train", 800), ("val", 90), ("test", 104))}
-    (records / "MANIFEST.json").write_text(json.dumps({
-        "files": {name: {"bytes": 1, "sha256": "0", "rows": rows} for name, rows in shards.items()},
-        "counts": {"in": 1000, "good": 994, "dead": 6, "by_shard": {}}, "fingerprint": "3f9a1c77be04d2e1",
-    }))  # fmt: skip
+    (records / "MANIFEST.json").write_text(
+        json.dumps(
+            {
+                "files": {name: {"bytes": 1, "sha256": "0", "rows": rows} for name, rows in shards.items()},
+                "counts": {"in": 1000, "good": 994, "dead": 6, "by_shard": {}},
+                "fingerprint": "3f9a1c77be04d2e1",
+            }
+        )
+    )
     with Journal(directory, tensorboard=False, resume_step=0) as journal:
         for step in range(10, 210, 10):
             epoch = 1 + (step - 1) // 50
@@ -75,21 +80,45 @@ def run_dir(tmp_path):
                 journal.write(step, epoch, "val", loss=3 / step, accuracy=0.9 - 0.001 * abs(150 - step))
     write(
         directory,
-        config={"preset": "digits-sample", "config": to_json(preset_of("digits-sample")), "records": str(records),
-                "fingerprint": {"records": "3f9a", "code": "9ab0", "versions": {"keras": "3.15.1"}}},
-        training={"best_step": 150, "best_epoch": 3, "epochs": 4, "seconds": 61.0, "steps": 200,
-                  "examples_per_second": 3093.4, "stopped": "early"},
-        evaluation={"examples": 104, "metrics": {"loss": 0.25, "accuracy": 0.9712},
-                    "intervals": {"accuracy": [0.95, 0.99]},
-                    "slices": {"label=7": {"examples": 60, "accuracy": 0.99},
-                               "label=1": {"examples": 54, "accuracy": 0.91},
-                               "label=4": {"examples": 9, "accuracy": 0.95}, "label=9": {"examples": 0}},
-                    "seconds": {"serving_default": 0.0123}, "users": 0, "problems": [],
-                    "confusion": {"7": {"7": 50, "1": 10}, "1": {"1": 54}}},
-        decision={"accepted": True, "reasons": [], "passed": [check("accuracy", "all", 0.9655, 0.9712, 0.96, "held")],
-                  "not_judged": ["label=4 is small"], "champion": 2},
+        config={
+            "preset": "digits-sample",
+            "config": to_json(preset_of("digits-sample")),
+            "records": str(records),
+            "fingerprint": {"records": "3f9a", "code": "9ab0", "versions": {"keras": "3.15.1"}},
+        },
+        training={
+            "best_step": 150,
+            "best_epoch": 3,
+            "epochs": 4,
+            "seconds": 61.0,
+            "steps": 200,
+            "examples_per_second": 3093.4,
+            "stopped": "early",
+        },
+        evaluation={
+            "examples": 104,
+            "metrics": {"loss": 0.25, "accuracy": 0.9712},
+            "intervals": {"accuracy": [0.95, 0.99]},
+            "slices": {
+                "label=7": {"examples": 60, "accuracy": 0.99},
+                "label=1": {"examples": 54, "accuracy": 0.91},
+                "label=4": {"examples": 9, "accuracy": 0.95},
+                "label=9": {"examples": 0},
+            },
+            "seconds": {"serving_default": 0.0123},
+            "users": 0,
+            "problems": [],
+            "confusion": {"7": {"7": 50, "1": 10}, "1": {"1": 54}},
+        },
+        decision={
+            "accepted": True,
+            "reasons": [],
+            "passed": [check("accuracy", "all", 0.9655, 0.9712, 0.96, "held")],
+            "not_judged": ["label=4 is small"],
+            "champion": 2,
+        },
         pushed={"version": 3, "path": "exports/digits/3"},
-    )  # fmt: skip
+    )
     return directory
 
 
@@ -104,12 +133,30 @@ def text_of(run_dir):
 def test_the_page_names_run_preset_verdict_metrics_data_and_lineage(run_dir):
     text = text_of(run_dir)
     for expected in (
-        "digits-sample 0001", "preset digits-sample, image", "Pushed as version 3", "0.9712", "0.9500 – 0.9900",
-        "gate ≥ 0.9600", "live 0.9655", "On 104 test examples", "12.3 ms by serving_default", "stopped early",
-        "Best epoch 3 of 4 (update 150, ringed); 3,093 examples/s", "rows in 1,000", "good 994", "dead letters 6",
-        "train 800", "val 90", "test 104", "3f9a1c77be04d2e1", "keras 3.15.1", "seed 0", "exports/digits/3",
-        "live model before version 2", "label=4 is small",
-    ):  # fmt: skip
+        "digits-sample 0001",
+        "preset digits-sample, image",
+        "Pushed as version 3",
+        "0.9712",
+        "0.9500 – 0.9900",
+        "gate ≥ 0.9600",
+        "live 0.9655",
+        "On 104 test examples",
+        "12.3 ms by serving_default",
+        "stopped early",
+        "Best epoch 3 of 4 (update 150, ringed); 3,093 examples/s",
+        "rows in 1,000",
+        "good 994",
+        "dead letters 6",
+        "train 800",
+        "val 90",
+        "test 104",
+        "3f9a1c77be04d2e1",
+        "keras 3.15.1",
+        "seed 0",
+        "exports/digits/3",
+        "live model before version 2",
+        "label=4 is small",
+    ):
         assert expected in text, expected
 
 
@@ -123,13 +170,28 @@ def test_a_refusal_says_metric_slice_old_new_and_threshold(run_dir):
     assert "Pushed" not in text
 
 
-@pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "training.json", "evaluation.json", "decision.json",
-                                  "pushed.json", "../../../records/MANIFEST.json"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "config.json",
+        "metrics.jsonl",
+        "training.json",
+        "evaluation.json",
+        "decision.json",
+        "pushed.json",
+        "../../../records/MANIFEST.json",
+    ],
+)
 def test_each_input_may_be_absent(run_dir, name):
     (run_dir / name).unlink()
-    said = {"config.json": "There is no config.json", "metrics.jsonl": "Nothing is logged yet",
-            "training.json": "training is not finished", "evaluation.json": "Not evaluated yet",
-            "decision.json": "Not judged yet", "pushed.json": "Accepted, not pushed yet"}
+    said = {
+        "config.json": "There is no config.json",
+        "metrics.jsonl": "Nothing is logged yet",
+        "training.json": "training is not finished",
+        "evaluation.json": "Not evaluated yet",
+        "decision.json": "Not judged yet",
+        "pushed.json": "Accepted, not pushed yet",
+    }
     assert said.get(name, "The records directory is not there") in text_of(run_dir)
 
 
@@ -186,7 +248,9 @@ def test_slices_of_an_error_come_with_the_largest_first(run_dir):
 def test_small_slices_are_grey(run_dir):
     page = page_of(run_dir)
     assert [line.split(">")[2].split("<")[0] for line in page.splitlines() if 'class="small-slice"' in line] == [
-        "label=4", "label=9"]  # fmt: skip
+        "label=4",
+        "label=9",
+    ]
 
 
 def test_the_confusion_matrix_has_a_row_a_true_class(run_dir):
@@ -253,9 +317,28 @@ def test_equal_inputs_give_equal_bytes_in_another_process(run_dir):
 
 @pytest.mark.parametrize("preset", ["digits-sample", "cifar10", "reviews-sample", "movielens"])
 def test_the_command_spells_out_the_settings_of_the_run(preset):
-    config = tyro.cli(Config, default=preset_of(preset), config=(tyro.conf.AvoidSubcommands,), args=[
-        "--train.batch-size", "17", "--data.classes", "a b", "c", "--optimizer.weight-decay", "0.1", "--run.name", "x",
-        "--train.no-tensorboard", "--optimizer.arguments", "beta_1", "0.8", "--data.path", "/data/it's here"])
+    config = tyro.cli(
+        Config,
+        default=preset_of(preset),
+        config=(tyro.conf.AvoidSubcommands,),
+        args=[
+            "--train.batch-size",
+            "17",
+            "--data.classes",
+            "a b",
+            "c",
+            "--optimizer.weight-decay",
+            "0.1",
+            "--run.name",
+            "x",
+            "--train.no-tensorboard",
+            "--optimizer.arguments",
+            "beta_1",
+            "0.8",
+            "--data.path",
+            "/data/it's here",
+        ],
+    )
     words = shlex.split(command({"preset": preset, "config": json.loads(json.dumps(to_json(config)))}))
     assert words[:3] == ["minibatch", "run", preset]
     again = tyro.cli(Config, default=preset_of(preset), config=(tyro.conf.AvoidSubcommands,), args=words[3:])

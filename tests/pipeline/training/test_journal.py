@@ -13,8 +13,15 @@ from pipeline.training.journal import NAME, Journal, read
 
 def fill(journal, steps):
     for step in steps:
-        journal.write(step=step, epoch=1 + step // 4, split="train", loss=1 / (step + 1), learning_rate=0.1,
-                      gradient_norm=2.0, examples_per_second=9.0)
+        journal.write(
+            step=step,
+            epoch=1 + step // 4,
+            split="train",
+            loss=1 / (step + 1),
+            learning_rate=0.1,
+            gradient_norm=2.0,
+            examples_per_second=9.0,
+        )
         if step % 4 == 0:
             journal.write(step=step, epoch=step // 4, split="val", loss=0.5, accuracy=0.75)
 
@@ -42,8 +49,15 @@ def test_each_line_is_an_object_with_step_epoch_split_and_the_numbers(tmp_path):
     with Journal(tmp_path, tensorboard=False, resume_step=0) as journal:
         fill(journal, [4])
     first, second = (json.loads(line) for line in (tmp_path / NAME).read_text().splitlines())
-    assert first == {"step": 4, "epoch": 2, "split": "train", "loss": 0.2, "learning_rate": 0.1, "gradient_norm": 2.0,
-                     "examples_per_second": 9.0}
+    assert first == {
+        "step": 4,
+        "epoch": 2,
+        "split": "train",
+        "loss": 0.2,
+        "learning_rate": 0.1,
+        "gradient_norm": 2.0,
+        "examples_per_second": 9.0,
+    }
     assert second == {"step": 4, "epoch": 1, "split": "val", "loss": 0.5, "accuracy": 0.75}
     assert read(tmp_path) == [first, second]
 
@@ -105,8 +119,10 @@ def test_an_epoch_validated_again_after_a_kill_is_logged_once(tmp_path):
 
 
 def test_a_killed_process_loses_no_line(tmp_path):
-    code = ("import os, sys; from pathlib import Path; from pipeline.training.journal import Journal\n"
-            "j = Journal(Path(sys.argv[1]), False, 0); j.write(1, 1, 'val', loss=1); os.kill(os.getpid(), 9)")
+    code = (
+        "import os, sys; from pathlib import Path; from pipeline.training.journal import Journal\n"
+        "j = Journal(Path(sys.argv[1]), False, 0); j.write(1, 1, 'val', loss=1); os.kill(os.getpid(), 9)"
+    )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=Path(__file__).parents[3])
     assert done.returncode == -9
     assert steps(tmp_path, "val") == [1]
@@ -127,8 +143,13 @@ def test_tensorboard_holds_the_same_steps_as_the_log_after_a_resumption(tmp_path
     with Journal(tmp_path, tensorboard=True, resume_step=5) as journal:
         fill(journal, range(6, 9))
     for split in ("train", "val"):
-        expected = [(name, line["step"]) for line in read(tmp_path) if line["split"] == split
-                    for name in line if name not in ("step", "epoch", "split")]
+        expected = [
+            (name, line["step"])
+            for line in read(tmp_path)
+            if line["split"] == split
+            for name in line
+            if name not in ("step", "epoch", "split")
+        ]
         assert event_steps(tmp_path, split) == expected
 
 

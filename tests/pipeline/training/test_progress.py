@@ -39,8 +39,10 @@ def test_each_epoch_leaves_a_line_with_its_metrics_and_marks_the_best():
     with Progress(100, 1, file=out) as progress:
         progress.epoch(1, 2, {"accuracy": 0.81234, "loss": 0.5}, best=True)
         progress.epoch(2, 2, {"accuracy": 0.8, "loss": 0.6}, best=False)
-    assert out.getvalue().splitlines() == ["epoch 1/2  accuracy 0.8123  loss 0.5000  best so far",
-                                           "epoch 2/2  accuracy 0.8000  loss 0.6000"]
+    assert out.getvalue().splitlines() == [
+        "epoch 1/2  accuracy 0.8123  loss 0.5000  best so far",
+        "epoch 2/2  accuracy 0.8000  loss 0.6000",
+    ]
 
 
 def test_plain_lines_are_flushed_at_once():

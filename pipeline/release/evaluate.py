@@ -3,7 +3,7 @@
 The same function measures the candidate, the live model and, without intervals and slices, each epoch's validation.
 
     task            metrics
-    image           accuracy, precision, recall, f1, auc, loss
+    image           accuracy, precision, recall, f1, auc, loss; on rows of one class accuracy, recall, loss
     sentiment       the same; the second class is the positive one
     recommendation  rmse, mae; ndcg@k, recall@k over the users with a relevant row: rated RELEVANT or more in these rows
 """
@@ -153,10 +153,10 @@ def _classification(empty, signatures, rows, task, classes, intervals, batch, ma
 
 
 def _classified(labels, answered, scores, weights=None, order=None) -> dict[str, float]:
-    """All metrics, for a resample without `order` no AUC; on rows of one class only accuracy and loss."""
+    """All metrics, for a resample without `order` no AUC; on rows of one class what has a meaning there."""
     found = {"accuracy": metrics.accuracy(labels, answered, weights), "loss": metrics.loss(labels, scores, weights)}
     if len(labels) == 0 or (labels == labels[0]).all():
-        return found
+        return {**found, "recall": found["accuracy"]}  # of this class
     precision, recall, f1 = metrics.precision_recall_f1(labels, answered, scores.shape[1], weights)
     if weights is None or order is not None:
         found["auc"] = metrics.auc(labels, scores, weights, order)

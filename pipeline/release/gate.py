@@ -119,8 +119,8 @@ def gate(export_dir: Path, evaluation: Evaluation, records_dir: Path, config: Co
     if problem:
         problem = (
             f"champion: the live model in {version or config.exports_root} cannot be compared with "
-            f"({problem.rstrip('.')}). Move that folder away to be judged without it, or give the candidate another name "
-            "with --run.model, and repeat the command."
+            f"({problem.rstrip('.')}). Move that folder away to be judged without it, or give the candidate another "
+            "name with --run.model, and repeat the command."
         )
     decision = judge(evaluation, champion, config.gate, problem)
     decision = dataclasses.replace(decision, champion=int(version.name) if version else None)

@@ -96,7 +96,8 @@ def test_a_slice_is_measured_on_its_own_rows_and_an_empty_one_has_no_metrics():
     found = evaluate(classifier(), images(60), "image", CLASSES, intervals=False, masks=mask)
     right = found.confusion["cat"]["cat"] / 20
     assert found.slices["label=cat"]["accuracy"] == pytest.approx(right)
-    assert set(found.slices["label=cat"]) == {"examples", "accuracy", "loss"}
+    assert set(found.slices["label=cat"]) == {"examples", "accuracy", "recall", "loss"}
+    assert found.slices["label=cat"]["recall"] == pytest.approx(right)
     assert found.slices["half"]["examples"] == 30
     assert "auc" in found.slices["half"]
     assert found.slices["empty"] == {"examples": 0}

@@ -4,9 +4,9 @@ import bz2
 import gzip
 import hashlib
 import json
-import pickle
 import sys
 import zipfile
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
 import pytest
@@ -123,9 +123,9 @@ def test_ratings_come_without_the_line_that_names_the_columns(monkeypatch, tmp_p
 def test_samples_have_no_split_of_their_own_and_travel_to_a_worker(monkeypatch, tmp_path, name):
     source = made(monkeypatch, tmp_path, name)
     assert {shard.split for shard in source.shards()} == {None}
-    sent = pickle.dumps((source, source.shards()))
+    sent = ForkingPickler.dumps((source, source.shards()))
     assert len(sent) < 1500
-    worker, shards = pickle.loads(sent)  # noqa: S301
+    worker, shards = ForkingPickler.loads(sent)
     assert [row for shard in shards for row in worker.read(shard)] == rows(source)
 
 

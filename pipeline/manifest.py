@@ -18,9 +18,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import CANNOT_WRITE, MISSING, Corrupt, UserError
+from pipeline.errors import CANNOT_WRITE, MISSING, Corrupt, UserError, storage_failure
 
 NAME = "MANIFEST.json"
+SEAL = "manifest_sha256"
+"""Key in the manifest: the checksum of all the rest of it, since facts such as a step or a seed rot as files do."""
 
 
 @dataclass
@@ -49,19 +51,23 @@ def committing(destination: Path, exist_ok: bool = False) -> Iterator[Draft]:
         draft = Draft(temporary)
         yield draft
         files = _describe(temporary, draft.rows)
-        _write_synced(temporary / NAME, json.dumps({"files": files, **draft.facts}, indent=1, sort_keys=True))
+        manifest = json.loads(json.dumps({**draft.facts, "files": files}))  # as a reader will see it
+        _write_synced(temporary / NAME, json.dumps({**manifest, SEAL: _seal(manifest)}, indent=1, sort_keys=True))
         for folder in [temporary, *(p for p in temporary.rglob("*") if p.is_dir())]:
             _sync(folder)
         _rename(temporary, destination, exist_ok)
         _sync(destination.parent)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
-            raise UserError(
-                f"Cannot write {destination}: {error.strerror}. Nothing was changed; free space or "
-                "choose another folder and repeat the command.",
-                CANNOT_WRITE,
-            ) from error
+    except UserError:
         raise
+    except Exception as error:  # TensorFlow's for a full disk is no OSError
+        reason = storage_failure(error)
+        if reason is None or not _concerns(error, temporary):
+            raise
+        raise UserError(
+            f"Cannot write {destination}: {reason}. Nothing was changed; free space or choose another folder and "
+            "repeat the command.",
+            CANNOT_WRITE,
+        ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -70,13 +76,21 @@ def read(directory: Path) -> dict[str, Any]:
     """The manifest of a committed directory, files unchecked. Raises UserError when it is missing or unreadable."""
     path = Path(directory) / NAME
     try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
+        manifest = json.loads(path.read_bytes())
+        if not all({"bytes", "sha256"} <= file.keys() for file in manifest["files"].values()):
+            raise KeyError("bytes or sha256 of a file")
+        sealed = {key: value for key, value in manifest.items() if key != SEAL}
+        if manifest.get(SEAL, _seal(sealed)) != _seal(sealed):
+            raise ValueError("it has changed since it was written")
+        return sealed
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(
             f"{directory} has no {NAME}: it was not committed by minibatch, or not there at all.", MISSING
         ) from None
-    except (ValueError, UnicodeDecodeError) as error:
-        raise Corrupt(f"{path} is not readable ({error}); rebuild the directory.") from None
+    except KeyError as error:
+        raise Corrupt(f"{path} lacks {error}; rebuild {directory}.") from None
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise Corrupt(f"{path} is not readable ({error}); rebuild {directory}.") from None
 
 
 def verify(directory: Path) -> dict[str, Any]:
@@ -92,7 +106,11 @@ def verify(directory: Path) -> dict[str, Any]:
             raise Corrupt(f"{path} is missing, but stands in {NAME}; rebuild {directory}.")
         if (size := path.stat().st_size) != expected["bytes"]:
             raise Corrupt(f"{path} has {size} bytes instead of {expected['bytes']}; rebuild {directory}.")
-        if digest(path) != expected["sha256"]:
+        try:
+            found = digest(path)
+        except OSError as error:
+            raise Corrupt(f"{path} cannot be read ({error.strerror}); rebuild {directory}.") from None
+        if found != expected["sha256"]:
             raise Corrupt(f"{path} has changed since it was written (SHA-256 differs); rebuild {directory}.")
     stray = {str(p.relative_to(directory)) for p in directory.rglob("*") if p.is_file()} - {*manifest["files"], NAME}
     if stray:
@@ -124,8 +142,7 @@ def digest(path: Path) -> str:
 
 def fingerprint(value: Any) -> str:
     """16 hex digits that name a JSON-like value: equal values, equal names, on every machine."""
-    text = json.dumps(value, sort_keys=True, default=str, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return _seal(value)[:16]
 
 
 def code_fingerprint(*places: str) -> str:
@@ -138,9 +155,23 @@ def code_fingerprint(*places: str) -> str:
 def write_file(path: Path, text: str) -> None:
     """Replaces a single file atomically: a reader sees the old text or the new."""
     temporary = path.parent / f".{path.name}.{os.getpid()}"
-    _write_synced(temporary, text)
-    os.replace(temporary, path)
+    try:
+        _write_synced(temporary, text)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
     _sync(path.parent)
+
+
+def _seal(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True, default=os.fspath, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _concerns(error: Exception, temporary: Path) -> bool:
+    """Whether the error is about our files, not about something that the caller read inside the block."""
+    name = getattr(error, "filename", None)
+    return not isinstance(name, str) or temporary.is_relative_to(name) or Path(name).is_relative_to(temporary)
 
 
 def _describe(directory: Path, rows: dict[str, int]) -> dict[str, dict[str, Any]]:
@@ -156,11 +187,11 @@ def _describe(directory: Path, rows: dict[str, int]) -> dict[str, dict[str, Any]
 
 def _rename(source: Path, destination: Path, exist_ok: bool) -> None:
     try:
-        os.rename(source, destination)  # onto an existing, non-empty folder this fails: nothing is ever overwritten
+        os.rename(source, destination)  # onto a file or a folder that is not empty this fails: nothing is overwritten
     except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
             raise
-        if not exist_ok:
+        if not (exist_ok and is_committed(destination)):
             raise UserError(f"{destination} exists already; it is never overwritten.", CANNOT_WRITE) from None
 
 
@@ -182,7 +213,7 @@ def _sync(path: Path) -> None:
 def _alive(process: int) -> bool:
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):  # the second: more digits than a process has
         return False
     except PermissionError:
         return True

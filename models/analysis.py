@@ -3,10 +3,11 @@
 A directory holds `analysis.json` and, by task:
 
     image           analysis.json: classes, class_counts, mean and variance per channel (of pixels scaled to [0, 1])
-    sentiment       analysis.json: classes, class_counts, token_quantiles;  vocabulary.tsv: token<TAB>count, most
-    frequent first recommendation  analysis.json: global_mean, lowest, highest;  users.jsonl: {"id", "count",
-    "items": [ids rated in
-                    training]}; items.jsonl: {"id", "count"}; both sorted by id
+    sentiment       analysis.json: classes, class_counts, token_quantiles
+                    vocabulary.tsv: token<TAB>count, most frequent first
+    recommendation  analysis.json: global_mean, lowest, highest
+                    users.jsonl: {"id", "count", "items": [ids rated in training]}, items.jsonl: {"id", "count"}, both
+                    sorted by id
 """
 
 import json
@@ -56,7 +57,7 @@ Analysis = ImageAnalysis | TextAnalysis | RatingsAnalysis
 def load(directory: Path, task: str) -> Analysis:
     """Reads the analysis of a records directory for `task`."""
     directory = Path(directory)
-    values = json.loads((directory / "analysis.json").read_text())
+    values = json.loads((directory / "analysis.json").read_text(encoding="utf-8"))
     if task == "image":
         return ImageAnalysis(
             tuple(values["classes"]), values["class_counts"], tuple(values["mean"]), tuple(values["variance"])

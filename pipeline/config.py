@@ -4,14 +4,16 @@ Nothing here imports TensorFlow, so that `--help` is instant.
 """
 
 import dataclasses
+import math
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
-from models.options import Options
+from models.options import Image, Options
 from pipeline.errors import USAGE, UserError
 
 
@@ -30,7 +32,7 @@ class Data:
     fold: Literal[1, 2, 3, 4, 5] = 1
     """ml-100k: which of u1..u5."""
     columns: dict[str, str] = field(default_factory=dict)
-    """Our feature name -> the source's, where they differ (item_id=movie_id)."""
+    """Our feature name -> the source's, where they differ: item_id movie_id."""
     classes: tuple[str, ...] = ()
     """Expected class names in order (the last of two is the positive one); empty: those found in training, sorted."""
     split_by: Literal["hash", "time"] = "hash"
@@ -76,7 +78,7 @@ class Optimizer:
     clip_at: float = 1.0
     """The bound for `clip`."""
     arguments: dict[str, float] = field(default_factory=dict)
-    """Further constructor arguments of the optimizer: beta_1=0.8 momentum=0.9."""
+    """Further constructor arguments of the optimizer: beta_1 0.8 momentum 0.9."""
 
 
 @dataclass(frozen=True)
@@ -205,31 +207,93 @@ def difference(old: dict, new: dict, at: str = "") -> list[str]:
 
 def check(config: Config) -> Config:
     """The config, if its values make sense together; UserError(USAGE) naming the option otherwise."""
-    data, train, optimizer = config.data, config.train, config.optimizer
-    fractions = {
-        "--data.validation-fraction": data.validation_fraction,
-        "--data.test-fraction": data.test_fraction,
-        "--data.max-bad-fraction": data.max_bad_fraction,
-    }
-    for option, value in fractions.items():
+    for option, value in _given(config, _SHARES):
         if not 0 <= value < 1:
             raise UserError(f"{option} {value}: give a share from 0 up to, but not including, 1.", USAGE)
-    positive = {
-        "--train.batch-size": train.batch_size,
-        "--train.epochs": train.epochs,
-        "--train.patience": train.patience,
-        "--train.steps-per-call": train.steps_per_call,
-        "--train.keep": train.keep,
-        "--data.shards": data.shards,
-        "--optimizer.learning-rate": optimizer.learning_rate,
-        "--optimizer.clip-at": optimizer.clip_at,
-        "--optimizer.decay-epochs": optimizer.decay_epochs,
-        "--data.limit": 1 if data.limit is None else data.limit,
-    }
-    for option, value in positive.items():
-        if not value > 0:
+    for option, value in _given(config, _POSITIVE):
+        if not 0 < value < math.inf:
             raise UserError(f"{option} {value}: must be above 0.", USAGE)
+    for option, value in _given(config, _NOT_NEGATIVE):
+        if not 0 <= value < math.inf:
+            raise UserError(f"{option} {value}: must not be negative.", USAGE)
+    data, model = config.data, config.model
+    if not config.train.seed < 2**32:
+        raise UserError(f"--train.seed {config.train.seed}: must be below 2^32.", USAGE)
+    if not config.optimizer.final_fraction <= 1:
+        raise UserError(f"--optimizer.final-fraction {config.optimizer.final_fraction}: must be at most 1.", USAGE)
+    if data.validation_fraction + data.test_fraction >= 1:
+        raise UserError("--data.validation-fraction and --data.test-fraction leave no training rows.", USAGE)
+    if data.name and (not re.fullmatch(r"[A-Za-z0-9][\w.:/+=,-]*", data.name) or ".." in data.name):
+        raise UserError(f"--data.name {data.name!r}: is no name of a data set.", USAGE)
+    if isinstance(model, Image):
+        smallest = min(model.height, model.width)
+        if not 1 <= len(model.filters) <= smallest.bit_length():
+            raise UserError(
+                f"--model.filters {' '.join(map(str, model.filters))}: give 1 to {smallest.bit_length()} stages; each "
+                f"but the last halves the {model.height} x {model.width} pixels.",
+                USAGE,
+            )
+        if model.crop >= smallest:
+            raise UserError(f"--model.crop {model.crop}: must be smaller than the image.", USAGE)
     for option, name in {"--run.name": config.run.name, "--run.model": config.run.model}.items():
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", name) or ".." in name:
             raise UserError(f"{option} {name!r}: use 1 to 64 letters, digits, '-', '_' or '.', no '..'.", USAGE)
     return config
+
+
+_SHARES = (
+    "data.validation_fraction",
+    "data.test_fraction",
+    "data.max_bad_fraction",
+    "model.dropout",
+    "model.label_smoothing",
+)
+_POSITIVE = (
+    "data.limit",
+    "data.shards",
+    "model.height",
+    "model.width",
+    "model.filters",
+    "model.convolutions",
+    "model.vocabulary_size",
+    "model.max_tokens",
+    "model.embedding",
+    "model.units",
+    "model.factors",
+    "model.k",
+    "optimizer.learning_rate",
+    "optimizer.decay_rate",
+    "optimizer.decay_epochs",
+    "optimizer.clip_at",
+    "train.batch_size",
+    "train.epochs",
+    "train.steps_per_call",
+    "train.patience",
+    "train.keep",
+    "gate.max_latency_ratio",
+)
+_NOT_NEGATIVE = (
+    "model.l1",
+    "model.l2",
+    "model.crop",
+    "optimizer.warmup_epochs",
+    "optimizer.final_fraction",
+    "optimizer.weight_decay",
+    "train.seed",
+    "gate.tolerance",
+    "gate.slice_tolerance",
+    "gate.min_slice_examples",
+    "gate.min_examples",
+)
+
+
+def _given(config: Config, names: tuple[str, ...]) -> Iterator[tuple[str, float]]:
+    """(option, value) of each of these settings that is there and set, a pair for each entry of a collection."""
+    for name in names:
+        section, field_name = name.split(".")
+        value = getattr(getattr(config, section), field_name, None)
+        option = f"--{name.replace('_', '-')}"
+        if isinstance(value, dict):
+            yield from ((f"{option}.{key}", entry) for key, entry in value.items())
+        elif value is not None:
+            yield from ((option, entry) for entry in (value if isinstance(value, tuple) else (value,)))

@@ -4,7 +4,7 @@ Decoding, tokenising and table look-ups do not depend on the epoch, so they are 
 list of row numbers; resuming in the middle of an epoch is starting that list further on.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,27 +83,21 @@ def weighted_batches(order: np.ndarray, batch: int) -> tuple[np.ndarray, np.ndar
     return filled.reshape(steps, batch), counts / counts.sum(axis=1, keepdims=True)
 
 
-def batches(rows: Rows, config: Config, spec: ModelSpec, strategy: tf.distribute.Strategy, start: int) -> Iterator:
-    """An endless distributed iterator over (inputs, target, weights) from update number `start` on.
+def batches(rows: Rows, config: Config, spec: ModelSpec, strategy: tf.distribute.Strategy) -> Callable[[int], Iterator]:
+    """A function from an update number to an iterator over (inputs, target, weights) for the rest of its epoch.
 
-    Each replica gets an equal, contiguous part of every global batch.
+    Each replica gets an equal, contiguous part of every global batch. No Python runs inside the iterator: one that did
+    could wait for the interpreter's lock while the interpreter waits for it to end.
     """
-    train, size = config.train, config.train.batch_size
-    per_epoch = -(-len(rows) // size)
-    width = max(1, spec.draws)  # TensorFlow 2.21's unbatch crashes the process on a dimension of zero
+    train, size, replicas = config.train, config.train.batch_size, strategy.num_replicas_in_sync
+    per_epoch, share = -(-len(rows) // size), size // replicas
+    signature = [
+        tf.TensorSpec([share], tf.int64),
+        tf.TensorSpec([share], tf.float32),
+        tf.TensorSpec([share, spec.draws], tf.float32),
+    ]
 
-    def epochs():
-        """One element an epoch: what is left of it, as [steps, batch] arrays."""
-        step = start
-        while True:
-            epoch = step // per_epoch
-            numbers, weights = weighted_batches(order(train.seed, epoch, len(rows), size, rows.lengths), size)
-            random = np.random.Generator(np.random.PCG64([train.seed, epoch, 1]))
-            draws = random.random((len(rows), width), np.float32)  # of a row, wherever it stands in the order
-            left = slice(step - epoch * per_epoch, per_epoch)
-            yield numbers[left], weights[left], draws[numbers[left]]
-            step = (epoch + 1) * per_epoch
-
+    @tf.function(input_signature=signature)  # traced once, not once an epoch
     def gather(numbers, weights, draws):
         inputs = {}
         for name, value in rows.inputs.items():
@@ -113,25 +107,22 @@ def batches(rows: Rows, config: Config, spec: ModelSpec, strategy: tf.distribute
             inputs = spec.augment(inputs, draws, config.model)
         return inputs, tf.gather(rows.target, numbers), weights
 
-    def pipeline(context: tf.distribute.InputContext) -> tf.data.Dataset:
-        replicas = context.num_replicas_in_sync
-        mine = replicas // context.num_input_pipelines
-        share = size // replicas
+    def rest_of_epoch(step: int) -> Iterator:
+        epoch, done = divmod(step, per_epoch)
+        numbers, weights = weighted_batches(order(train.seed, epoch, len(rows), size, rows.lengths), size)
+        random = np.random.Generator(np.random.PCG64([train.seed, epoch, 1]))
+        draws = random.random((len(rows), spec.draws), np.float32)[numbers]  # a row's, wherever it stands in the order
 
-        first = context.input_pipeline_id * mine * share
+        def pipeline(context: tf.distribute.InputContext) -> tf.data.Dataset:
+            mine = replicas // context.num_input_pipelines  # replicas of this worker
+            first = context.input_pipeline_id * mine * share
+            parts = tuple(  # [steps * mine, share, ...]: one element for each of this worker's replicas in turn
+                a[done:, first : first + mine * share].reshape((per_epoch - done) * mine, share, *a.shape[2:])
+                for a in (numbers, weights, draws)
+            )
+            dataset = tf.data.Dataset.from_tensor_slices(parts)
+            return dataset.map(gather, num_parallel_calls=2, deterministic=True).prefetch(4)
 
-        def parts():
-            for arrays in epochs():
-                yield tuple(  # [steps * mine, share, ...]: one element for each of this worker's replicas in turn
-                    a[:, first : first + mine * share].reshape(len(a) * mine, share, *a.shape[2:]) for a in arrays
-                )
+        return iter(strategy.distribute_datasets_from_function(pipeline))
 
-        signature = (
-            tf.TensorSpec([None, share], tf.int64),
-            tf.TensorSpec([None, share], tf.float32),
-            tf.TensorSpec([None, share, width], tf.float32),
-        )
-        dataset = tf.data.Dataset.from_generator(parts, output_signature=signature).unbatch()
-        return dataset.map(gather, num_parallel_calls=2, deterministic=True).prefetch(4)
-
-    return iter(strategy.distribute_datasets_from_function(pipeline))
+    return rest_of_epoch

@@ -104,7 +104,8 @@ def _train(config: Config, records_dir: Path, run_dir: Path) -> None:
         Journal(run_dir, options.tensorboard, standing.step) as journal,
         Progress(total, options.batch_size, standing.step) as progress,
     ):
-        batches = inputs.batches(rows, config, spec, strategy, standing.step)
+        rest_of_epoch = inputs.batches(rows, config, spec, strategy)
+        batches = rest_of_epoch(standing.step)
         while standing.step < total and not _out_of_patience(standing, per_epoch, config):
             epoch = standing.step // per_epoch + 1
             count = min(options.steps_per_call, epoch * per_epoch - standing.step)
@@ -117,13 +118,13 @@ def _train(config: Config, records_dir: Path, run_dir: Path) -> None:
                 "gradient_norm": float(norm),
                 "examples_per_second": count * options.batch_size / (time.perf_counter() - before),
             }
+            journal.write(step=standing.step, epoch=epoch, split="train", **line)
+            progress.update(standing.step, **line)
             if not tf.math.is_finite(losses):
                 raise UserError(
                     f"{run_dir}: the loss is {losses} at update {standing.step}; lower "
                     "--optimizer.learning-rate or clip with --optimizer.clip. The checkpoints before it stay."
                 )
-            journal.write(step=standing.step, epoch=epoch, split="train", **line)
-            progress.update(standing.step, **line)
             if standing.step == epoch * per_epoch:
                 metrics = validate(serving.functions, held_out, config.task, classes, run_dir)
                 score = metrics[spec.monitor]
@@ -133,6 +134,7 @@ def _train(config: Config, records_dir: Path, run_dir: Path) -> None:
                 journal.write(step=standing.step, epoch=epoch, split="val", **metrics)
                 progress.epoch(epoch, options.epochs, metrics, better)
                 save()
+                batches = rest_of_epoch(standing.step)
             if stop.is_set():
                 save()
                 raise UserError(

@@ -1,0 +1,97 @@
+"""Claims about the sentiment task."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from models import sentiment
+from models.analysis import TextAnalysis
+from models.options import Sentiment
+from models.sentiment import FIRST, UNKNOWN, tokenise
+
+OPTIONS = Sentiment(vocabulary_size=4, max_tokens=5, embedding=8, units=4, dropout=0.3)
+
+
+@pytest.fixture
+def analysis(tmp_path: Path) -> TextAnalysis:
+    (tmp_path / "vocabulary.tsv").write_text("film\t9\ngood\t5\nbad\t4\ncafé\t2\nrare\t1\n", encoding="utf-8")
+    return TextAnalysis(("neg", "pos"), {"neg": 1, "pos": 1}, {"1.0": 5}, tmp_path / "vocabulary.tsv")
+
+
+def tokens(text: str | bytes) -> list[str]:
+    return [token.decode() for token in tokenise(tf.constant([text])).to_list()[0]]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("A GOOD film, really!", ["a", "good", "film", "really"]),
+        ("Don't", ["don't"]),
+        ("line<br />break<br>two", ["line", "break", "two"]),
+        ("CAFÉ naïve ÜBER", ["café", "naïve", "über"]),
+        ("no\u00a0break\u2003space\tand\nline", ["no", "break", "space", "and", "line"]),
+        ("great😀😀film", ["great", "😀", "😀", "film"]),
+        ("映画 7½ 10/10", ["映画", "7½", "10", "10"]),
+        ("", []),
+        (" \u00a0!?", []),
+    ],
+)
+def test_a_text_becomes_these_tokens(text, expected):
+    assert tokens(text) == expected
+
+
+def test_a_dotted_i_is_one_token_whatever_lower_makes_of_it():
+    (token,) = tokens("İstanbul")
+    assert token.endswith("stanbul")
+    assert token == token.lower()
+
+
+def test_bytes_that_are_no_utf8_are_tokens_too_and_no_error():
+    assert tokens(b"good \xff\xfe film") == ["good", "\ufffd", "\ufffd", "film"]
+
+
+def test_ids_follow_the_vocabulary_up_to_its_size_and_the_rest_is_unknown(analysis):
+    ids = sentiment.Inputs(OPTIONS, analysis)({"text": tf.constant(["Film bad rare never CAFÉ"])})["tokens"]
+    assert ids.to_list() == [[FIRST, FIRST + 2, UNKNOWN, UNKNOWN, FIRST + 3]]
+
+
+def test_texts_are_cut_at_max_tokens_and_an_empty_one_is_one_unknown_token(analysis):
+    ids = sentiment.Inputs(OPTIONS, analysis)({"text": tf.constant(["film " * 9, "", "good"])})["tokens"]
+    assert [len(row) for row in ids.to_list()] == [5, 1, 1]
+    assert ids.to_list()[1:] == [[UNKNOWN], [FIRST + 1]]
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_padding_does_not_change_an_answer(analysis, cell):
+    options = dataclasses.replace(OPTIONS, cell=cell)
+    serving = sentiment.Serving(sentiment.build(options, analysis), options, analysis)
+    ask = serving.functions["serving_default"]
+    texts = ["good film", "bad", "", "film good bad film good"]
+    together = ask(tf.constant(texts))["score"].numpy()
+    alone = [ask(tf.constant([text]))["score"].numpy()[0] for text in texts]
+    np.testing.assert_allclose(together, alone, rtol=1e-5)
+    assert len(set(np.round(together, 6))) == 4  # the model does tell the texts apart
+
+
+def test_the_label_is_the_side_of_the_score_and_classify_gives_both_sides(analysis):
+    serving = sentiment.Serving(sentiment.build(OPTIONS, analysis), OPTIONS, analysis)
+    example = tf.train.Example()
+    example.features.feature["text"].bytes_list.value.append(b"good film")
+    answer = serving.functions["serving_default"](tf.constant(["good film"]))
+    both = serving.functions["classify"](tf.constant([example.SerializeToString()]))
+    score = float(answer["score"][0])
+    assert answer["label"][0] == (b"pos" if score > 0.5 else b"neg")
+    np.testing.assert_allclose(both["scores"][0], [1 - score, score], rtol=1e-5)
+    assert both["classes"].numpy().tolist() == [[b"neg", b"pos"]]
+
+
+def test_the_loss_is_the_binary_cross_entropy_with_smoothed_targets():
+    logits, target = tf.constant([[2.0], [2.0]]), tf.constant([1, 0])
+    np.testing.assert_allclose(
+        sentiment.loss(target, logits, OPTIONS), [np.log1p(np.exp(-2)), np.log1p(np.exp(2))], rtol=1e-5
+    )
+    smooth = sentiment.loss(target, logits, dataclasses.replace(OPTIONS, label_smoothing=0.2))
+    np.testing.assert_allclose(smooth, [np.log1p(np.exp(-2)) + 0.2, np.log1p(np.exp(2)) - 0.2], rtol=1e-5)

@@ -1,0 +1,198 @@
+"""Claims about the training loop, on tiny records of each task."""
+
+import dataclasses
+import json
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from models.analysis import load
+from pipeline import checkpoints, runs
+from pipeline.config import Config, Optimizer
+from pipeline.errors import TERMINATED, USAGE, UserError
+from pipeline.training import loop
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("records")
+    return {task: tiny.records_dir(task, root) for task in tiny.TASKS}
+
+
+def weights(run_dir: Path, config: Config, records_dir: Path) -> list[np.ndarray]:
+    model = checkpoints.best_model(run_dir, config, load(records_dir, config.task))
+    return [variable.numpy() for variable in model.variables]
+
+
+def final(run_dir: Path) -> dict[str, str]:
+    """SHA-256 of the files of the last checkpoint, which holds weights, slots and seeds."""
+    newest = checkpoints.listed(run_dir / "checkpoints")[-1]
+    files = json.loads((newest / "MANIFEST.json").read_text())["files"]
+    return {name: file["sha256"] for name, file in files.items()}
+
+
+def lines(run_dir: Path, split: str) -> list[dict]:
+    text = (run_dir / "metrics.jsonl").read_text().splitlines()
+    return [line for line in map(json.loads, text) if line["split"] == split]
+
+
+def without_chance(config: Config) -> Config:
+    """No dropout, no batch norm, no augmentation: replicas can then be compared with one device."""
+    changes = {"dropout": 0.0, "batch_norm": False, "flip": False, "crop": 0}
+    has = {f.name for f in dataclasses.fields(config.model)}
+    model = dataclasses.replace(config.model, **{name: v for name, v in changes.items() if name in has})
+    return dataclasses.replace(config, model=model)
+
+
+@pytest.mark.parametrize("task", tiny.TASKS)
+def test_it_learns_and_the_best_epoch_is_the_one_exported(task, records, tmp_path):
+    config = tiny.config(task, tmp_path, epochs=4)
+    run_dir = loop.train(config, records[task], "tiny")
+    outcome, metric = runs.finished(run_dir), "rmse" if task == "recommendation" else "accuracy"
+    scores = [line[metric] for line in lines(run_dir, "val")]
+    assert len(scores) == 4
+    assert outcome["best_score"] == (min(scores) if metric == "rmse" else max(scores))
+    assert outcome["best_epoch"] == 1 + scores.index(outcome["best_score"])
+    assert outcome["best_score"] < 0.75 if metric == "rmse" else outcome["best_score"] > 0.9
+    assert (run_dir / "checkpoints" / outcome["best_checkpoint"]).is_dir()
+    losses = [line["loss"] for line in lines(run_dir, "train")]
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("task", tiny.TASKS)
+def test_a_seed_decides_every_bit_and_another_seed_another_model(task, records, tmp_path):
+    config = tiny.config(task, tmp_path / "a")
+    first = final(loop.train(config, records[task]))
+    again = final(
+        loop.train(dataclasses.replace(config, run=dataclasses.replace(config.run, fresh=True)), records[task])
+    )
+    other = final(loop.train(tiny.with_train(tiny.config(task, tmp_path / "b"), seed=1), records[task]))
+    data = [name for name in first if "data" in name]
+    assert [first[n] for n in data] == [again[n] for n in data]
+    assert [first[n] for n in data] != [other[n] for n in data]
+
+
+@pytest.mark.parametrize("task", tiny.TASKS)
+@pytest.mark.parametrize("after", [1, 2, 4])
+def test_a_run_stopped_in_the_middle_of_an_epoch_ends_bit_equal_to_one_that_was_not(
+    task, after, records, tmp_path, monkeypatch
+):
+    undisturbed = loop.train(tiny.config(task, tmp_path / "a"), records[task])
+    config, stop = tiny.config(task, tmp_path / "b"), StopAfter(after)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_stop_on_sigterm", lambda: stop)
+        with pytest.raises(UserError, match="stopped by SIGTERM") as raised:
+            loop.train(config, records[task])
+    assert raised.value.code == TERMINATED
+    resumed = loop.train(config, records[task])
+    assert {n: h for n, h in final(resumed).items() if "data" in n} == {
+        n: h for n, h in final(undisturbed).items() if "data" in n
+    }
+    for split in ("train", "val"):
+        steps = [line["step"] for line in lines(resumed, split)]
+        assert steps == sorted(set(steps))
+    assert [line["step"] for line in lines(resumed, "val")] == [line["step"] for line in lines(undisturbed, "val")]
+
+
+class StopAfter(threading.Event):
+    """A stop signal that comes after the n-th compiled call."""
+
+    def __init__(self, calls: int):
+        super().__init__()
+        self.calls = calls
+
+    def is_set(self) -> bool:
+        self.calls -= 1
+        return self.calls <= 0
+
+
+@pytest.mark.parametrize("task", tiny.TASKS)
+@pytest.mark.parametrize("clip", ["none", "global_norm", "norm", "value"])
+def test_two_replicas_descend_as_one_does_also_where_clipping_bites(task, clip, records, tmp_path):
+    rule = Optimizer(name="sgd", learning_rate=0.1, arguments={"momentum": 0.9}, clip=clip, clip_at=0.02)
+    losses = []
+    for strategy in ("cpu", "mirrored"):
+        # 80 of the 96 rows' last batch is uneven: 96 = 2 * 40 + 16
+        config = without_chance(
+            tiny.config(task, tmp_path / strategy, strategy=strategy, batch_size=40, steps_per_call=1)
+        )
+        run_dir = loop.train(dataclasses.replace(config, optimizer=rule), records[task])
+        losses.append([(line["loss"], line["gradient_norm"]) for line in lines(run_dir, "train")])
+    np.testing.assert_allclose(losses[0], losses[1], rtol=2e-5)
+    assert len(losses[0]) == 6
+    assert losses[0][0][0] != losses[0][-1][0]
+
+
+def test_clipping_changes_the_descent(records, tmp_path):
+    ends = set()
+    for clip in ("none", "global_norm", "norm", "value"):
+        rule = Optimizer(name="sgd", learning_rate=0.1, clip=clip, clip_at=0.02)
+        config = dataclasses.replace(tiny.config("image", tmp_path / clip), optimizer=rule)
+        ends.add(lines(loop.train(config, records["image"]), "train")[-1]["loss"])
+    assert len(ends) == 4
+
+
+def test_training_stops_when_patience_runs_out(records, tmp_path):
+    config = tiny.config("image", tmp_path, epochs=9, patience=2)
+    still = dataclasses.replace(config, optimizer=Optimizer(name="sgd", learning_rate=1e-12))
+    outcome = runs.finished(loop.train(still, records["image"]))
+    assert outcome["stopped"] == "early"
+    assert outcome["epochs"] == outcome["best_epoch"] + 2 < 9
+
+
+def test_the_learning_rate_in_the_log_is_the_schedules(records, tmp_path):
+    rule = Optimizer(learning_rate=0.01, schedule="cosine")
+    config = dataclasses.replace(tiny.config("recommendation", tmp_path, steps_per_call=3), optimizer=rule)
+    rates = [line["learning_rate"] for line in lines(loop.train(config, records["recommendation"]), "train")]
+    np.testing.assert_allclose(rates, [0.005 * (1 + np.cos(np.pi * s / 12)) for s in (3, 6, 9, 12)], atol=1e-8)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_in_one_line_and_keeps_the_checkpoints(records, tmp_path):
+    config = tiny.config("recommendation", tmp_path, epochs=200, steps_per_call=6, patience=200)
+    config = dataclasses.replace(config, optimizer=Optimizer(name="sgd", learning_rate=3.0))
+    with pytest.raises(UserError, match=r"the loss is .* lower --optimizer.learning-rate") as raised:
+        loop.train(config, records["recommendation"])
+    assert "\n" not in str(raised.value)
+
+
+def test_a_finished_run_is_returned_as_it_is(records, tmp_path):
+    config = tiny.config("recommendation", tmp_path)
+    run_dir = loop.train(config, records["recommendation"])
+    before = {p: p.stat().st_mtime_ns for p in run_dir.rglob("*") if p.is_file() and p.name != ".lock"}
+    assert loop.train(config, records["recommendation"]) == run_dir
+    assert before == {p: p.stat().st_mtime_ns for p in run_dir.rglob("*") if p.is_file() and p.name != ".lock"}
+
+
+@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
+def test_mixed_precision_learns_the_same_task(precision, records, tmp_path):
+    config = tiny.config("image", tmp_path, precision=precision, epochs=4)
+    outcome = runs.finished(loop.train(config, records["image"]))
+    assert outcome["best_score"] > 0.9
+
+
+def test_xla_descends_as_the_plain_step_does(records, tmp_path):
+    losses = []
+    for jit in (False, True):
+        config = without_chance(tiny.config("image", tmp_path / str(jit), jit=jit))
+        losses.append([line["loss"] for line in lines(loop.train(config, records["image"]), "train")])
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
+
+
+def test_a_batch_that_the_replicas_cannot_share_is_a_usage_error(records, tmp_path):
+    with pytest.raises(UserError, match="multiple of the 2 replicas") as raised:
+        loop.train(tiny.config("image", tmp_path, strategy="mirrored", batch_size=15), records["image"])
+    assert raised.value.code == USAGE
+
+
+def test_records_that_changed_on_disk_are_refused_before_anything_is_written(tmp_path):
+    directory = tiny.records_dir("image", tmp_path)
+    shard = next(directory.glob("train-*"))
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(UserError, match=shard.name):
+        loop.train(tiny.config("image", tmp_path), directory)
+    assert not (tmp_path / "runs").exists()

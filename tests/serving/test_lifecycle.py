@@ -101,10 +101,10 @@ def test_a_version_is_unloaded_only_when_its_last_request_is_done(models, tmp_pa
     with models.lease("m") as (number, shell):
         assert number == 1
         (tmp_path / "2").mkdir()
-        stepping = threading.Thread(target=models.step)
+        stepping = threading.Thread(target=models.step, daemon=True)
         stepping.start()
-        while [state for n, state, _ in models.status("m") if n == 1] != [State.UNLOADING]:
-            pass
+        stepping.join(timeout=0.2)
+        assert [(n, state) for n, state, _ in models.status("m")] == [(2, State.AVAILABLE), (1, State.UNLOADING)]
         with models.lease("m") as (newer, _):
             assert newer == 2
         with pytest.raises(RequestError, match=r"Specific\(m, 1\)"), models.lease("m", 1):

@@ -24,8 +24,15 @@ log = logging.getLogger(__name__)
 def save(
     root: Path, step: int, model: keras.Model, optimizer: keras.optimizers.Optimizer, facts: dict[str, Any]
 ) -> Path:
-    """Commits `root/<step>`; `facts` (JSON values) come back from `restore`. Does nothing where it is there already."""
+    """Commits `root/<step>`; `facts` (JSON values) come back from `restore`. Does nothing where it is there already and
+    whole; one that was damaged, and so passed over when the run went on, is written anew."""
     destination = Path(root) / f"{step:09d}"
+    if destination.exists():
+        try:
+            manifest.verify(destination)
+            return destination
+        except UserError:
+            _remove(destination)
     with manifest.committing(destination, exist_ok=True) as draft:
         _checkpoint(model, optimizer).write(str(draft.path / "state"))
         draft.facts.update(facts, step=step)
@@ -78,11 +85,21 @@ def listed(root: Path) -> list[Path]:
 
 def prune(root: Path, keep: int, best: str | None) -> None:
     """Removes all but the `keep` newest checkpoints and the one named `best`."""
+    for leftover in Path(root).glob(f"{_OLD}*"):
+        shutil.rmtree(leftover)
     for path in listed(root)[:-keep]:
         if path.name != best:
-            doomed = path.with_name(f".old-{path.name}")
-            path.rename(doomed)  # first out of sight, so that no reader sees half a checkpoint
-            shutil.rmtree(doomed)
+            _remove(path)
+
+
+_OLD = ".old-"
+
+
+def _remove(path: Path) -> None:
+    doomed = path.with_name(_OLD + path.name)
+    shutil.rmtree(doomed, ignore_errors=True)  # from a process killed right here
+    path.rename(doomed)  # first out of sight, so that no reader sees half a checkpoint
+    shutil.rmtree(doomed)
 
 
 def _checkpoint(model: keras.Model, optimizer: keras.optimizers.Optimizer | None) -> tf.train.Checkpoint:

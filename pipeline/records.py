@@ -9,6 +9,8 @@ and in each `id`, the row's name in its source. Beam encodes, training and evalu
 `regress` signatures take the same examples.
 """
 
+import logging
+import re
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,8 @@ import tensorflow as tf
 from pipeline import manifest
 from pipeline.config import Config, to_json
 from pipeline.errors import DATA, MISSING, UserError
+
+log = logging.getLogger(__name__)
 
 SPLITS = ("train", "val", "test")
 
@@ -63,7 +67,11 @@ def find(config: Config) -> Path:
     without the source trains on. Raises UserError(MISSING) when there are none."""
 
     def made_for(directory: Path) -> bool:
-        key = manifest.read(directory).get("key", {})
+        try:
+            key = manifest.read(directory).get("key", {})
+        except UserError as error:
+            log.warning("records %s passed over: %s", directory.name, error)
+            return False
         mine = {"data": to_json(config.data), "model": to_json(config.model)}
         theirs = key.get("settings", {})
         return key.get("task") == config.task and all(
@@ -83,19 +91,22 @@ def find(config: Config) -> Path:
 def load(directory: Path, split: str, task: str) -> dict[str, np.ndarray]:
     """All rows of a split in memory, one array [rows] a feature, in shard order; strings as bytes objects.
 
-    Raises UserError for an empty split and for a record that cannot be read.
+    Raises UserError for an empty split, and for a shard that is not there, not whole or not of this task.
     """
-    files = shards(directory, split)
+    described = manifest.read(directory)["files"]
     parts: list[dict[str, np.ndarray]] = []
-    try:
-        for batch in tf.data.TFRecordDataset([str(f) for f in files]).batch(8192):
-            parts.append({name: value.numpy() for name, value in parse(batch, task).items()})
-    except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
-        raise UserError(
-            f"{directory}: a record of split {split!r} cannot be read ({error.message.splitlines()[0]}); "
-            "run preprocess again.",
-            DATA,
-        ) from None
+    for file in shards(directory, split):
+        rows = 0
+        try:
+            for batch in tf.data.TFRecordDataset(str(file)).batch(8192):
+                rows += len(batch)
+                parts.append({name: value.numpy() for name, value in parse(batch, task).items()})
+        except _UNREADABLE as error:
+            reason = re.sub(r"\{\{.*?\}\} *| *\[Op:.*", "", error.message.splitlines()[0])
+            raise UserError(f"{file} cannot be read ({reason}); run preprocess again.", DATA) from None
+        # A file cut between two records reads without an error.
+        if rows != (expected := described[file.name].get("rows", rows)):
+            raise UserError(f"{file} has {rows} rows instead of {expected}; run preprocess again.", DATA)
     if not parts:
         raise UserError(
             f"{directory}: split {split!r} is empty; check --data.validation-fraction, --data.test-fraction "
@@ -103,6 +114,14 @@ def load(directory: Path, split: str, task: str) -> dict[str, np.ndarray]:
             DATA,
         )
     return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+
+
+_UNREADABLE = (
+    tf.errors.DataLossError,
+    tf.errors.InvalidArgumentError,
+    tf.errors.NotFoundError,
+    tf.errors.PermissionDeniedError,
+)
 
 
 def _feature(value, dtype: tf.DType) -> tf.train.Feature:

@@ -1,8 +1,10 @@
 """A run's directory: runs/<name>/<number>, a number for each fresh start; the newest is the one commands mean."""
 
+import errno
 import fcntl
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -11,24 +13,33 @@ from typing import Any
 
 from pipeline import manifest
 from pipeline.config import Config, difference, to_json
-from pipeline.errors import CHANGED, MISSING, UserError
+from pipeline.errors import CHANGED, MISSING, Corrupt, UserError
 
 # What may differ between two calls of the same run: where data lies and which runner read it, what the gate demands.
 _FREE = {"data": ("path", "download", "runner", "runner_options", "max_bad_fraction"), "train": ("tensorboard", "keep")}
+CODE = (
+    "models",
+    "custom_optimizers",
+    "pipeline/training",
+    "pipeline/records.py",
+    "pipeline/release/evaluate.py",  # its metrics choose the best checkpoint
+    "pipeline/release/metrics.py",
+)
+"""The code that a run's weights come from."""
 
 
 def describe(config: Config, preset: str, records_dir: Path) -> dict[str, Any]:
     """config.json: everything that a run's weights depend on, and where its rows are."""
+    import tensorflow as tf  # its distribution is called tensorflow-tpu on some hosts, so the metadata may not know it
+
     return {
         "preset": preset,
         "config": to_json(config),
         "records": str(records_dir),
         "fingerprint": {
             "records": Path(records_dir).name,
-            "code": manifest.code_fingerprint(
-                "models", "custom_optimizers", "pipeline/training", "pipeline/records.py"
-            ),
-            "versions": {name: version(name) for name in ("tensorflow", "keras", "numpy")},
+            "code": manifest.code_fingerprint(*CODE),
+            "versions": {"tensorflow": tf.__version__, "keras": version("keras"), "numpy": version("numpy")},
         },
     }
 
@@ -42,7 +53,7 @@ def open_run(config: Config, description: dict[str, Any]) -> Path:
     root.mkdir(parents=True, exist_ok=True)
     newest = newest_run(root)
     if newest is not None and not config.run.fresh:
-        old = json.loads((newest / "config.json").read_text())
+        old = _read(newest / "config.json")
         changes = difference(_binding(old), _binding(description))
         if changes:
             raise UserError(
@@ -51,18 +62,23 @@ def open_run(config: Config, description: dict[str, Any]) -> Path:
                 CHANGED,
             )
         return newest
-    number = 1 + (int(newest.name) if newest else 0)
-    directory = root / f"{number:04d}"
+    directory = root / f"{1 + max((int(p.name) for p in _numbered(root)), default=0):04d}"
     draft = root / f".new-{os.getpid()}"
-    draft.mkdir(exist_ok=True)
-    manifest.write_file(draft / "config.json", json.dumps(description, indent=1))
-    draft.rename(directory)
+    try:
+        draft.mkdir(exist_ok=True)
+        manifest.write_file(draft / "config.json", json.dumps(description, indent=1))
+        draft.rename(directory)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        return open_run(config, description)  # another process took this number meanwhile
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
     return directory
 
 
 def newest_run(root: Path) -> Path | None:
-    runs = sorted(p for p in Path(root).glob("[0-9][0-9][0-9][0-9]") if (p / "config.json").is_file())
-    return runs[-1] if runs else None
+    return max((p for p in _numbered(root) if (p / "config.json").is_file()), default=None)
 
 
 def existing_run(config: Config) -> Path:
@@ -78,7 +94,7 @@ def existing_run(config: Config) -> Path:
 def result(run_dir: Path) -> dict[str, Any] | None:
     """training.json of a finished run, None while it is unfinished."""
     path = Path(run_dir) / "training.json"
-    return json.loads(path.read_text()) if path.is_file() else None
+    return _read(path) if path.is_file() else None
 
 
 def finished(run_dir: Path) -> dict[str, Any]:
@@ -108,6 +124,10 @@ def locked(run_dir: Path) -> Iterator[None]:
         yield
 
 
+def _numbered(root: Path) -> list[Path]:
+    return list(Path(root).glob("[0-9][0-9][0-9][0-9]"))
+
+
 def _binding(description: dict[str, Any]) -> dict[str, Any]:
     config = description["config"]
     kept = {section: dict(config[section]) for section in ("data", "model", "optimizer", "train")}
@@ -115,3 +135,10 @@ def _binding(description: dict[str, Any]) -> dict[str, Any]:
         for name in names:
             kept[section].pop(name, None)
     return {**kept, **description["fingerprint"]}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as error:
+        raise Corrupt(f"{path} is not readable ({error}); restore it from a copy, or pass --fresh.") from None

@@ -103,7 +103,10 @@ def test_a_version_is_unloaded_only_when_its_last_request_is_done(models, tmp_pa
         (tmp_path / "2").mkdir()
         stepping = threading.Thread(target=models.step, daemon=True)
         stepping.start()
-        stepping.join(timeout=0.2)
+        for _ in range(1000):  # seconds at most; milliseconds usually
+            stepping.join(timeout=0.01)
+            if models.status("m", 1)[0][1] is not State.AVAILABLE:
+                break
         assert [(n, state) for n, state, _ in models.status("m")] == [(2, State.AVAILABLE), (1, State.UNLOADING)]
         with models.lease("m") as (newer, _):
             assert newer == 2

@@ -65,6 +65,15 @@ def test_two_runs_in_two_folders_are_equal_byte_for_byte(task, literal, config, 
     assert len(files[0]) >= 10
 
 
+def test_a_files_rows_are_in_a_random_order_that_no_order_of_the_source_changes(parts, good, made):
+    rows = [good("recommendation", 100 + n) for n in range(60)]
+    one = parts("recommendation", {"a": (None, rows[:30]), "b": (None, rows[30:])}, named={"n": 1})
+    two = parts("recommendation", {"a": (None, rows[:-31:-1]), "b": (None, rows[29::-1])}, named={"n": 2})
+    first, second = (made(source, shards=1).ids("train") for source in (one, two))
+    assert first == second
+    assert first != sorted(first)
+
+
 def test_records_are_what_the_training_side_loads(plain):
     records = plain("sentiment")
     manifest.verify(records.path)

@@ -77,6 +77,8 @@ def test_by_time_ties_go_by_id():
 
 def test_by_time_shares_are_rounded_to_whole_ratings_and_never_overlap():
     assert ids(assign(ratings("a", 1), Shares("time", 0.1, 0.1), content))["train"] == ["a0"]
+    splits = ids(assign(ratings("a", 1, 2, 3, 4, 5), Shares("time", 0.6, 0.6), content))
+    assert splits == {"train": [], "val": ["a0", "a1"], "test": ["a2", "a3", "a4"]}
     assert ids(assign(ratings("a", 1), Shares("time", 0.9, 0.9), content)) == {"train": [], "val": [], "test": ["a0"]}
 
 

@@ -7,9 +7,11 @@ import io
 import os
 import re
 import sys
+from collections.abc import Iterator
+from typing import NoReturn
 
 from pipeline.config import Config, check
-from pipeline.errors import USAGE, UserError
+from pipeline.errors import CANNOT_WRITE, INTERRUPTED, USAGE, UserError, storage_failure
 from pipeline.presets import PRESETS, preset_of
 
 # command -> (extra, modules it must bring, what the command does)
@@ -49,15 +51,23 @@ SERVED = ("--serving_root", "--model_base_path", "--model_config_file", "-h", "-
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Runs one command; a UserError becomes one line on stderr and its exit code."""
+    """Runs one command; a UserError, a full disk and Ctrl-C become one line on stderr and an exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         dispatch(arguments)
     except UserError as error:
-        print(f"minibatch: {error}", file=sys.stderr)
-        sys.exit(error.code)
+        fail(str(error), error.code)
     except KeyboardInterrupt:
-        sys.exit(130)
+        fail("interrupted; the same command goes on from what is finished.", INTERRUPTED)
+    except Exception as error:
+        if storage_failure(error) is None:
+            raise
+        fail(f"{error}. Free space or choose another folder with --run.root, and repeat the command.", CANNOT_WRITE)
+
+
+def fail(message: str, code: int) -> NoReturn:
+    print(f"minibatch: {' '.join(message.splitlines())}", file=sys.stderr)
+    sys.exit(code)
 
 
 def dispatch(arguments: list[str]) -> None:
@@ -79,7 +89,7 @@ def dispatch(arguments: list[str]) -> None:
         demo(rest)
     else:
         preset, config = parse(command, rest)
-        quieten()
+        quieten(tensorflow="tensorflow" in COMMANDS[command][1])
         from pipeline import stages
 
         getattr(stages, command)(preset, config)
@@ -89,19 +99,27 @@ def usage() -> str:
     commands = "\n".join(f"  {name:<11}{text}" for name, (_, _, text) in COMMANDS.items())
     return (
         f"usage: minibatch COMMAND …\n\n{commands}\n\npresets: {', '.join(PRESETS)}\n\n"
-        "`minibatch run PRESET --help` lists every option; exit codes: 0 done, 2 usage, 3 refused by the gate, 65 bad "
-        "data,\n66 missing file, 69 unavailable, 74 cannot write, 78 changed settings, 143 stopped by SIGTERM."
+        "`minibatch run PRESET --help` lists every option; exit codes: 0 done, 2 usage, 3 refused by the gate,\n"
+        "65 bad data, 66 missing file, 69 unavailable, 74 cannot write, 78 changed settings, 130 Ctrl-C,\n"
+        "143 stopped by SIGTERM."
     )
 
 
 def needs_modules(command: str) -> None:
     """Raises UserError naming the extra to install when a module that `command` needs is not there."""
     extra, modules, _ = COMMANDS[command]
-    missing = [m for m in modules if importlib.util.find_spec(m.split(".")[0]) is None]
+    missing = [m for m in modules if not installed(m)]
     if missing:
         raise UserError(
             f"`minibatch {command}` needs {', '.join(missing)}: pip install 'minibatch-descent[{extra}]'.", USAGE
         )
+
+
+def installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # not even the package that it lies in
+        return False
 
 
 def parse(command: str, arguments: list[str]) -> tuple[str, Config]:
@@ -117,7 +135,7 @@ def parse(command: str, arguments: list[str]) -> tuple[str, Config]:
     preset, rest = arguments[0], arguments[1:]
     said = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(said), wide(not {"-h", "--help"} & {*rest}):
             config = tyro.cli(
                 Config,
                 args=rest,
@@ -135,18 +153,34 @@ def parse(command: str, arguments: list[str]) -> tuple[str, Config]:
     return preset, check(config)
 
 
+@contextlib.contextmanager
+def wide(wanted: bool) -> Iterator[None]:
+    """Keeps tyro from breaking words in the middle to fit its frame into a narrow terminal."""
+    columns = os.environ.get("COLUMNS")
+    if wanted:
+        os.environ["COLUMNS"] = "9999"
+    try:
+        yield
+    finally:
+        if wanted:
+            os.environ.pop("COLUMNS")
+            os.environ.update({} if columns is None else {"COLUMNS": columns})
+
+
 def in_one_line(box: str) -> str:
-    """The message of tyro's framed error: what is wrong, and the first option it suggests."""
-    blocks = re.split(r"─{4,}", box)
-    texts = [" ".join(re.sub(r"[│╭╮╰╯─]", " ", block).split()) for block in blocks]
-    message = (texts[1] if len(texts) > 1 else "The options cannot be read").rstrip(
-        "."
-    )  # texts[0] is the frame's title
+    """The message of tyro's framed error: what is wrong, and the first option it suggests.
+
+    The frame is drawn in ASCII where the terminal does not speak UTF-8, and coloured where there is one.
+    """
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", box)
+    lines = [re.sub(r"[│╭╮╰╯]", " ", line).strip() for line in plain.splitlines()[1:]]  # the first is a title
+    texts = [" ".join(block.split()) for block in re.split(r"^[─-]{4,}$", "\n".join(lines), flags=re.MULTILINE)]
+    message = next((text for text in texts if text), "The options cannot be read").rstrip(".")
     suggested = re.search(r"Perhaps you meant: (--\S+)", " ".join(texts))
     return f"{message}." + (f" Perhaps you meant {suggested[1]}." if suggested else "")
 
 
-def quieten() -> None:
+def quieten(tensorflow: bool) -> None:
     """TensorFlow's start-up chatter off, ours on."""
     import logging
 
@@ -154,6 +188,23 @@ def quieten() -> None:
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("pipeline").setLevel(logging.INFO)
+    if tensorflow:
+        with deaf():
+            import tensorflow as tf  # noqa: F401
+
+
+@contextlib.contextmanager
+def deaf() -> Iterator[None]:
+    """Drops what compiled code says on stderr: TensorFlow 2.21 greets before it looks at its log level."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def become(command: list[str]) -> None:

@@ -11,9 +11,10 @@ import urllib.error
 import urllib.request
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 from pipeline import runs
-from pipeline.errors import REFUSED, UNAVAILABLE, UserError
+from pipeline.errors import REFUSED, UNAVAILABLE, USAGE, UserError
 from pipeline.presets import preset_of
 
 SAMPLES = ("digits-sample", "reviews-sample", "ratings-sample")
@@ -23,8 +24,13 @@ HEADLINE = {"image": "accuracy", "sentiment": "accuracy", "recommendation": "rms
 START_SECONDS = 90
 
 
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}. `{self.prog} --help` lists the options.", USAGE)
+
+
 def main(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser("minibatch demo", description=__doc__)
+    parser = Parser("minibatch demo", description=__doc__)
     parser.add_argument("--root", type=Path, default=Path("."), help="folder for records/, runs/ and exports/")
     root: Path = parser.parse_args(arguments).root
     started = time.perf_counter()

@@ -81,7 +81,7 @@ def _plan(config: Config, source: Source, directory: Path) -> graph.Plan:
         task = Recommendation(needs_time=data.split_by == "time")
     tested = any(shard.split == "test" for shard in source.shards())
     shares = Shares(data.split_by, data.validation_fraction, 0.0 if tested else data.test_fraction)
-    return graph.Plan(config.task, task, shares, data.shards, classes, directory)
+    return graph.Plan(config.task, task, shares, data.shards, classes, directory.absolute())
 
 
 def _finish(config: Config, plan: graph.Plan, keep: Path) -> tuple[dict[str, Any], dict[str, int]]:

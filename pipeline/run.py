@@ -8,7 +8,7 @@ from pipeline.advice.report import report
 from pipeline.config import Config
 from pipeline.errors import Refused
 from pipeline.preprocess.job import preprocess
-from pipeline.release.evaluate import evaluate_export
+from pipeline.release.evaluate import evaluate_export, write
 from pipeline.release.export import export
 from pipeline.release.gate import gate
 from pipeline.release.push import push
@@ -26,12 +26,10 @@ def run(config: Config, preset: str) -> Path:
     run_dir = train(config, records, preset)
     exported = export(run_dir, records, config)
     evaluation = evaluate_export(exported, records, config)
-    manifest.write_file(run_dir / "evaluation.json", json.dumps(evaluation.to_json(), indent=1))
+    write(evaluation, run_dir / "evaluation.json")
     decision = gate(exported, evaluation, records, config, run_dir)
     if not decision.accepted:
-        page = report(run_dir)
-        reasons = "; ".join(reason.text for reason in decision.reasons)
-        raise Refused(f"{run_dir} was refused, nothing was pushed: {reasons}. Report: {page}")
+        raise Refused(f"{run_dir}: nothing was pushed. {decision.text} Report: {report(run_dir)}")
     version = push(exported, config.exports_root, {"run": str(run_dir), "records": records.name})
     manifest.write_file(run_dir / "pushed.json", json.dumps({"version": int(version.name), "path": str(version)}))
     report(run_dir)

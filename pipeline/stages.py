@@ -63,7 +63,7 @@ def gate(preset: str, config: Config) -> None:
     write(evaluation, run_dir / "evaluation.json")
     decision = gate(_exported(run_dir), evaluation, records, config, run_dir)
     if not decision.accepted:
-        raise Refused(f"{run_dir} was refused: {'; '.join(reason.text for reason in decision.reasons)}.")
+        raise Refused(f"{run_dir}: {decision.text}")
     print(f"{run_dir}: accepted")
 
 

@@ -110,11 +110,17 @@ def _train(config: Config, records_dir: Path, run_dir: Path) -> None:
             epoch = standing.step // per_epoch + 1
             count = min(options.steps_per_call, epoch * per_epoch - standing.step)
             before = time.perf_counter()
-            losses, norm = (value.numpy() for value in steps(batches, tf.constant(count)))
+            try:
+                losses, norm = (value.numpy() for value in steps(batches, tf.constant(count)))
+            except tf.errors.UnimplementedError as error:  # XLA has no kernel, or none that is deterministic
+                first = next(line for line in error.message.splitlines()[1:] if " " in line)
+                raise UserError(
+                    f"--train.jit: {first.strip()}; drop it or add --train.no-deterministic.", USAGE
+                ) from None
             standing.step += count
             line = {
                 "loss": float(losses),
-                "learning_rate": float(optimizer.learning_rate),
+                "learning_rate": float(tf.convert_to_tensor(optimizer.learning_rate)),
                 "gradient_norm": float(norm),
                 "examples_per_second": count * options.batch_size / (time.perf_counter() - before),
             }

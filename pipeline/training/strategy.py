@@ -22,8 +22,9 @@ def strategy_of(name: str) -> tf.distribute.Strategy:
             )
         return tf.distribute.OneDeviceStrategy("/gpu:0")
     if name == "mirrored":
-        devices = gpus or tf.config.list_logical_devices("CPU")
-        return tf.distribute.MirroredStrategy([device.name for device in devices])
+        devices = [device.name for device in gpus or tf.config.list_logical_devices("CPU")]
+        # Collectives between CPU devices are keyed by the process: a second strategy in it would meet the first one's.
+        return tf.distribute.MirroredStrategy(devices, None if gpus else tf.distribute.ReductionToOneDevice())
     if name == "multi_worker":
         if "TF_CONFIG" not in os.environ:
             raise UserError(

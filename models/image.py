@@ -6,7 +6,7 @@ import tensorflow as tf
 from models.analysis import ImageAnalysis
 from models.normalization import FusedBatchNormalization
 from models.options import Image
-from models.spec import Features, ModelSpec, Tensors, class_index
+from models.spec import Features, ModelSpec, Tensors, class_index, saved_variables
 
 
 class Inputs(tf.Module):
@@ -94,7 +94,8 @@ class Serving(tf.Module):
 
     def __init__(self, model: keras.Model, options: Image, analysis: ImageAnalysis):
         super().__init__()
-        self.model, self.inputs, self.classes = model, Inputs(options, analysis), tf.constant(analysis.classes)
+        self.inputs, self.classes = Inputs(options, analysis), tf.constant(analysis.classes)
+        self.weights = saved_variables(model)
 
         def scores(image: tf.Tensor) -> tf.Tensor:
             return tf.nn.softmax(model({"image": image}, training=False))  # [batch, classes]

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from models.analysis import RatingsAnalysis
 from models.options import Recommendation
-from models.spec import Features, ModelSpec, Tensors, lookup_table
+from models.spec import Features, ModelSpec, Tensors, lookup_table, saved_variables
 
 
 class Inputs(tf.Module):
@@ -71,7 +71,8 @@ class Serving(tf.Module):
 
     def __init__(self, model: keras.Model, options: Recommendation, analysis: RatingsAnalysis):
         super().__init__()
-        self.model, self.inputs, self.item_ids = model, Inputs(options, analysis), tf.constant(analysis.items)
+        self.inputs, self.item_ids = Inputs(options, analysis), tf.constant(analysis.items)
+        self.weights = saved_variables(model)
         factors = next(layer for layer in model.layers if isinstance(layer, Factorisation))
         seen = tf.ragged.constant(self._seen(analysis), tf.int32, ragged_rank=1)  # row 0: the unknown user
         k = min(options.k, len(analysis.items))

@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from models.analysis import TextAnalysis
 from models.options import Sentiment
-from models.spec import Features, ModelSpec, Tensors, class_index
+from models.spec import Features, ModelSpec, Tensors, class_index, saved_variables
 
 PADDING, UNKNOWN, FIRST = 0, 1, 2
 """Token ids: nothing there, not in the vocabulary, the most frequent token of the vocabulary."""
@@ -80,7 +80,8 @@ class Serving(tf.Module):
 
     def __init__(self, model: keras.Model, options: Sentiment, analysis: TextAnalysis):
         super().__init__()
-        self.model, self.inputs, self.classes = model, Inputs(options, analysis), tf.constant(analysis.classes)
+        self.inputs, self.classes = Inputs(options, analysis), tf.constant(analysis.classes)
+        self.weights = saved_variables(model)
 
         def score(text: tf.Tensor) -> tf.Tensor:
             tokens = self.inputs({"text": text})["tokens"].to_tensor(PADDING)  # [batch, time]

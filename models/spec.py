@@ -69,3 +69,9 @@ def class_index(labels: tf.Tensor, classes: tuple[str, ...]) -> tf.Tensor:
     matches = tf.equal(labels[:, None], tf.constant(classes)[None, :])  # [batch, classes]
     found = tf.argmax(tf.cast(matches, tf.int32), axis=1, output_type=tf.int32)  # [batch]
     return tf.where(tf.reduce_any(matches, axis=1), found, -1)
+
+
+def saved_variables(model: keras.Model) -> list[tf.Variable]:
+    """The variables for a module to hold instead of the Keras model. With the model itself a SavedModel gets every
+    variable twice, and only TensorFlow's Python loader fills those that the signatures read; TF Serving's does not."""
+    return [variable.value for variable in model.variables]

@@ -12,17 +12,18 @@ from pipeline.release.evaluate import evaluate_export, write
 from pipeline.release.export import export
 from pipeline.release.gate import gate
 from pipeline.release.push import push
+from pipeline.sources.source import Source
 from pipeline.training.loop import train
 
 
-def run(config: Config, preset: str) -> Path:
+def run(config: Config, preset: str, source: Source | None = None) -> Path:
     """source -> records -> run -> export -> evaluation -> decision -> pushed version; returns the version's directory.
 
     The export is made before the evaluation, since what is judged must be what will be served. Each stage finds its own
     finished work and goes on from there, so a command that was stopped is repeated as it is. Raises Refused when the
-    gate says no; the report is written either way.
+    gate says no; the report is written either way. `source` takes the place of the one that `config.data` names.
     """
-    records = preprocess(config)
+    records = preprocess(config, source)
     run_dir = train(config, records, preset)
     exported = export(run_dir, records, config)
     evaluation = evaluate_export(exported, records, config)

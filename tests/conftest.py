@@ -26,11 +26,13 @@ class TwoDevices(importlib.abc.MetaPathFinder):
     def find_spec(self, fullname, path=None, target=None):
         if fullname != "tensorflow":
             return None
-        sys.meta_path.remove(self)
+        sys.meta_path.remove(self)  # for this look-up only: looking is not importing
         spec = importlib.util.find_spec(fullname)
+        sys.meta_path.insert(0, self)
         execute = spec.loader.exec_module
 
         def exec_module(module):
+            sys.meta_path.remove(self)
             execute(module)
             (cpu,) = module.config.list_physical_devices("CPU")
             module.config.set_logical_device_configuration(cpu, [module.config.LogicalDeviceConfiguration()] * 2)

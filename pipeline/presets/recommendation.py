@@ -10,11 +10,11 @@ def movielens() -> Config:
     minibatch run movielens --data.path ML_100K_DIR --data.fold 1 --run.name movielens-u1
     """
     return Config(
-        model=Recommendation(factors=32, l2=0.02),
+        model=Recommendation(factors=64, l2=0.1),
         data=Data(source="ml-100k"),
         optimizer=Optimizer(name="adam", learning_rate=2e-3, schedule="cosine"),
-        train=Train(batch_size=128, epochs=15, steps_per_call=200, patience=3),
-        gate=Gate(at_most={"rmse": 0.96}, tolerance={"rmse": 0.01}, slice_tolerance={"rmse": 0.1}),
+        train=Train(batch_size=128, epochs=12, steps_per_call=200, patience=3),
+        gate=Gate(at_most={"rmse": 0.945}, tolerance={"rmse": 0.01}, slice_tolerance={"rmse": 0.1}),
     )
 
 
@@ -29,5 +29,5 @@ def ratings_sample() -> Config:
         data=Data(source="sample", name="ratings"),
         optimizer=config.optimizer,
         train=config.train,
-        gate=Gate(at_most={"rmse": 0.95}, tolerance={"rmse": 0.01}, slice_tolerance={"rmse": 0.1}),
+        gate=Gate(at_most={"rmse": 0.93}, tolerance={"rmse": 0.01}, slice_tolerance={"rmse": 0.1}),
     )

@@ -9,6 +9,8 @@ import json
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,7 +94,6 @@ def _train(config: Config, records_dir: Path, run_dir: Path) -> None:
     standing = Standing(**saved["standing"]) if saved else Standing()
     steps = compiled_steps(model, optimizer, spec, config, strategy)
     total, started = options.epochs * per_epoch, time.perf_counter() - standing.seconds
-    stop = _stop_on_sigterm()
 
     def save() -> None:
         standing.seconds = time.perf_counter() - started
@@ -101,6 +102,7 @@ def _train(config: Config, records_dir: Path, run_dir: Path) -> None:
         checkpoints.prune(root, options.keep, standing.best_checkpoint)
 
     with (
+        _stop_on_sigterm() as stop,
         Journal(run_dir, options.tensorboard, standing.step) as journal,
         Progress(total, options.batch_size, standing.step) as progress,
     ):
@@ -204,17 +206,23 @@ def _out_of_patience(standing: Standing, per_epoch: int, config: Config) -> bool
     return at_epoch_end and standing.step // per_epoch - standing.best_epoch >= config.train.patience
 
 
-def _stop_on_sigterm() -> threading.Event:
-    """Set by the first SIGTERM; the second one ends the process at once."""
+@contextmanager
+def _stop_on_sigterm() -> Iterator[threading.Event]:
+    """An event that the first SIGTERM sets; the second one ends the process at once."""
     stop = threading.Event()
 
     def handle(number, frame):
         stop.set()
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, handle)
-    return stop
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may listen
+        yield stop
+        return
+    before = signal.signal(signal.SIGTERM, handle)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _finish(run_dir: Path, standing: Standing, per_epoch: int, total: int, batch_size: int) -> None:

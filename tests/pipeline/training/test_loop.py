@@ -1,5 +1,6 @@
 """Claims about the training loop, on tiny records of each task."""
 
+import contextlib
 import dataclasses
 import json
 import threading
@@ -84,7 +85,7 @@ def test_a_run_stopped_in_the_middle_of_an_epoch_ends_bit_equal_to_one_that_was_
     undisturbed = loop.train(tiny.config(task, tmp_path / "a"), records[task])
     config, stop = tiny.config(task, tmp_path / "b"), StopAfter(after)
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "_stop_on_sigterm", lambda: stop)
+        patch.setattr(loop, "_stop_on_sigterm", lambda: contextlib.nullcontext(stop))
         with pytest.raises(UserError, match="stopped by SIGTERM") as raised:
             loop.train(config, records[task])
     assert raised.value.code == TERMINATED

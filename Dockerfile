@@ -36,5 +36,5 @@ COPY serving/tfserving /etc/serving
 EXPOSE 8500 8501
 ENTRYPOINT ["tensorflow_model_server"]
 CMD ["--port=8500", "--rest_api_port=8501", "--model_config_file=/etc/serving/models.config", \
-     "--enable_batching=true", "--batching_parameters_file=/etc/serving/batching.config", \
+     "--enable_batching=true", "--batching_parameters_file=/etc/serving/batching_parameters.txt", \
      "--monitoring_config_file=/etc/serving/monitoring.config"]

@@ -26,7 +26,7 @@ def reviews_sample() -> Config:
     return Config(
         model=Sentiment(vocabulary_size=20_000, max_tokens=64, embedding=64, units=64, dropout=0.6),
         data=Data(source="sample", name="reviews", classes=("negative", "positive")),
-        optimizer=Optimizer(name="adam", learning_rate=1e-3, schedule="cosine", warmup_epochs=0.2, clip="global_norm"),
-        train=Train(batch_size=32, epochs=4, steps_per_call=20, patience=2),
-        gate=Gate(at_least={"accuracy": 0.74}, tolerance={"accuracy": 0.01}, slice_tolerance={"accuracy": 0.1}),
+        optimizer=Optimizer(name="adam", learning_rate=2e-3, schedule="cosine", warmup_epochs=0.2, clip="global_norm"),
+        train=Train(batch_size=64, epochs=4, steps_per_call=20, patience=2),
+        gate=Gate(at_least={"accuracy": 0.75}, tolerance={"accuracy": 0.01}, slice_tolerance={"accuracy": 0.1}),
     )

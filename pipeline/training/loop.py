@@ -19,12 +19,12 @@ import keras
 import tensorflow as tf
 
 from models.analysis import load
-from models.spec import ModelSpec, spec_of
+from models.spec import spec_of
 from pipeline import checkpoints, manifest, records, runs
 from pipeline.config import Config
 from pipeline.errors import TERMINATED, USAGE, UserError
 from pipeline.release.evaluate import evaluate
-from pipeline.training import descent, inputs
+from pipeline.training import descent, inputs, step
 from pipeline.training.journal import Journal
 from pipeline.training.progress import Progress
 from pipeline.training.strategy import strategy_of
@@ -62,6 +62,7 @@ class Standing:
 
 def _train(config: Config, records_dir: Path, run_dir: Path) -> None:
     options, spec = config.train, spec_of(config.task)
+    # 1. What every number below depends on: dtype policy, seed, devices.
     keras.config.set_dtype_policy(options.precision)
     keras.utils.set_random_seed(options.seed)
     if options.deterministic:
@@ -74,11 +75,13 @@ def _train(config: Config, records_dir: Path, run_dir: Path) -> None:
             USAGE,
         )
 
+    # 2. Rows, in memory.
     analysis = load(records_dir, config.task)
     rows = inputs.prepare(records_dir, config, spec, analysis)
     held_out = records.load(records_dir, "val", config.task)
     per_epoch = -(-len(rows) // options.batch_size)
 
+    # 3. Model and optimizer, with every variable there before the checkpoint is read.
     with strategy.scope():
         model = spec.build(config.model, analysis)
         optimizer = descent.optimizer_of(config.optimizer, per_epoch, options.epochs)
@@ -88,11 +91,12 @@ def _train(config: Config, records_dir: Path, run_dir: Path) -> None:
     classes = getattr(analysis, "classes", ())
     serving = spec.serve(model, config.model, analysis)  # validation asks the model as a client will
 
+    # 4. Where the run was left.
     root = run_dir / "checkpoints"
     manifest.sweep(root)
     saved = checkpoints.restore(root, model, optimizer)
     standing = Standing(**saved["standing"]) if saved else Standing()
-    steps = compiled_steps(model, optimizer, spec, config, strategy)
+    steps = step.compiled(model, optimizer, spec, config, strategy)
     total, started = options.epochs * per_epoch, time.perf_counter() - standing.seconds
 
     def save() -> None:
@@ -101,6 +105,7 @@ def _train(config: Config, records_dir: Path, run_dir: Path) -> None:
         checkpoints.save(root, standing.step, model, optimizer, {"standing": vars(standing)})
         checkpoints.prune(root, options.keep, standing.best_checkpoint)
 
+    # 5. Many updates a call; an epoch ends with validation and a checkpoint.
     with (
         _stop_on_sigterm() as stop,
         Journal(run_dir, options.tensorboard, standing.step) as journal,
@@ -159,46 +164,6 @@ def validate(signatures: dict, rows: dict, task: str, classes: tuple[str, ...], 
     if evaluation.problems:
         raise UserError(f"{run_dir}: validation failed: {'; '.join(evaluation.problems)}.")
     return evaluation.metrics
-
-
-def compiled_steps(model, optimizer, spec: ModelSpec, config: Config, strategy: tf.distribute.Strategy):
-    """A compiled function (iterator, n) -> (mean loss of n updates, gradient norm of the last one)."""
-    replicas = strategy.num_replicas_in_sync
-    scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
-
-    def update(inputs: dict, target: tf.Tensor, weights: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        with tf.GradientTape() as tape:
-            outputs = model(inputs, training=True)
-            loss = tf.reduce_sum(spec.loss(target, outputs, config.model) * weights)  # this replica's part of the mean
-            objective = loss + tf.add_n(model.losses) / replicas if model.losses else loss
-            objective = optimizer.scale_loss(objective) if scaled else objective
-        # Dense: repeated rows of a table are summed before anything looks at their norm.
-        gradients = [tf.convert_to_tensor(g) for g in tape.gradient(objective, model.trainable_variables)]
-        if replicas > 1:
-            context = tf.distribute.get_replica_context()
-            gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
-            loss = context.all_reduce(tf.distribute.ReduceOp.SUM, loss)
-        scale = tf.cast(optimizer.dynamic_scale, tf.float32) if scaled else 1.0
-        gradients, norm = descent.clip([g / scale for g in gradients], config.optimizer)
-        # Keras sums over the replicas once more inside apply; each hands in the same gradient, so each hands in its
-        # share.
-        optimizer.apply([g * scale / replicas for g in gradients], model.trainable_variables)
-        return loss, norm
-
-    if config.train.jit:
-        update = tf.function(update, jit_compile=True)
-
-    @tf.function(reduce_retracing=True)
-    def steps(iterator, count):
-        total, norm = tf.constant(0.0), tf.constant(0.0)
-        for _ in tf.range(count):
-            loss, norm = strategy.run(update, args=next(iterator))
-            if replicas > 1:
-                loss, norm = strategy.experimental_local_results(loss)[0], strategy.experimental_local_results(norm)[0]
-            total += loss
-        return total / tf.cast(count, tf.float32), norm
-
-    return steps
 
 
 def _out_of_patience(standing: Standing, per_epoch: int, config: Config) -> bool:

@@ -4,7 +4,7 @@ VENV ?= .venv
 PINS ?= -c constraints.txt
 
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --disable-pip-version-check $(PINS)
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PINS)
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-slow chaos bench lint format clean
@@ -41,10 +41,12 @@ clean: ## remove the environment and what tools left; records, runs and exports 
 
 # One environment, two stamps: the second only adds the development tools.
 $(VENV)/.run: pyproject.toml constraints.txt | $(BIN)/pip
+	@echo "Installing into $(VENV): about 2.7 GB, some minutes"
 	$(PIP) -e ".[all]"
 	touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/pip
+	@echo "Installing into $(VENV) with the development tools: about 3.4 GB, some minutes"
 	$(PIP) -e ".[dev]"
 	touch $@ $(VENV)/.run
 

@@ -1,18 +1,14 @@
-"""The command `minibatch`: parses, and calls the stage. TensorFlow and Beam are imported by the commands that need
-them."""
+"""The command `minibatch`: calls the stage. Only the commands that compute import TensorFlow and Beam."""
 
-import contextlib
 import importlib.util
-import io
 import os
-import re
 import sys
-from collections.abc import Iterator
 from typing import NoReturn
 
-from pipeline.config import Config, check
+from pipeline.arguments import parse
+from pipeline.console import quieten
 from pipeline.errors import CANNOT_WRITE, INTERRUPTED, USAGE, UserError, storage_failure
-from pipeline.presets import PRESETS, preset_of
+from pipeline.presets import PRESETS
 
 # command -> (extra, modules it must bring, what the command does)
 COMMANDS: dict[str, tuple[str, tuple[str, ...], str]] = {
@@ -120,91 +116,6 @@ def installed(module: str) -> bool:
         return importlib.util.find_spec(module) is not None
     except ModuleNotFoundError:  # not even the package that it lies in
         return False
-
-
-def parse(command: str, arguments: list[str]) -> tuple[str, Config]:
-    """PRESET and its Config with the options given on the command line. Raises UserError(USAGE) for what is unknown."""
-    import tyro
-
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(f"usage: minibatch {command} PRESET [options]\n\npresets:")
-        for name, function in PRESETS.items():
-            print(f"  {name:<16}{(function.__doc__ or '').splitlines()[0]}")
-        print(f"\n`minibatch {command} PRESET --help` lists the options.")
-        sys.exit(0 if arguments else USAGE)
-    preset, rest = arguments[0], arguments[1:]
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said), wide(not {"-h", "--help"} & {*rest}):
-            config = tyro.cli(
-                Config,
-                args=rest,
-                default=preset_of(preset),
-                prog=f"minibatch {command} {preset}",
-                description=PRESETS[preset].__doc__,
-                config=(tyro.conf.AvoidSubcommands,),
-            )
-    except SystemExit as error:
-        if error.code:
-            raise UserError(
-                f"{in_one_line(said.getvalue())} `minibatch {command} {preset} --help` lists the options.", USAGE
-            ) from None
-        raise
-    return preset, check(config)
-
-
-@contextlib.contextmanager
-def wide(wanted: bool) -> Iterator[None]:
-    """Keeps tyro from breaking words in the middle to fit its frame into a narrow terminal."""
-    columns = os.environ.get("COLUMNS")
-    if wanted:
-        os.environ["COLUMNS"] = "9999"
-    try:
-        yield
-    finally:
-        if wanted:
-            os.environ.pop("COLUMNS")
-            os.environ.update({} if columns is None else {"COLUMNS": columns})
-
-
-def in_one_line(box: str) -> str:
-    """The message of tyro's framed error: what is wrong, and the first option it suggests.
-
-    The frame is drawn in ASCII where the terminal does not speak UTF-8, and coloured where there is one.
-    """
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", box)
-    lines = [re.sub(r"[│╭╮╰╯]", " ", line).strip() for line in plain.splitlines()[1:]]  # the first is a title
-    texts = [" ".join(block.split()) for block in re.split(r"^[─-]{4,}$", "\n".join(lines), flags=re.MULTILINE)]
-    message = next((text for text in texts if text), "The options cannot be read").rstrip(".")
-    suggested = re.search(r"Perhaps you meant: (--\S+)", " ".join(texts))
-    return f"{message}." + (f" Perhaps you meant {suggested[1]}." if suggested else "")
-
-
-def quieten(tensorflow: bool) -> None:
-    """TensorFlow's start-up chatter off, ours on."""
-    import logging
-
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    logging.getLogger("pipeline").setLevel(logging.INFO)
-    if tensorflow:
-        with deaf():
-            import tensorflow as tf  # noqa: F401
-
-
-@contextlib.contextmanager
-def deaf() -> Iterator[None]:
-    """Drops what compiled code says on stderr: TensorFlow 2.21 greets before it looks at its log level."""
-    sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
 
 
 def become(command: list[str]) -> None:

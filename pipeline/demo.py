@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from pipeline import runs
+from pipeline.console import quieten
 from pipeline.errors import REFUSED, UNAVAILABLE, USAGE, UserError
 from pipeline.presets import preset_of
 
@@ -76,6 +77,7 @@ def serve_and_ask(root: Path) -> None:
 
 def questions(root: Path) -> list[tuple[str, ...]]:
     """Words for `minibatch predict`, one list a question; the image is a test row written to a file."""
+    quieten(tensorflow=True)
     from pipeline import records
 
     run_dir = newest("digits-sample", root)

@@ -203,7 +203,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         hint = " Start one with `minibatch serve`, or give --address." if isinstance(error, Unavailable) else ""
         print(f"minibatch predict: {' '.join(str(error).split())}{hint}", file=sys.stderr)
         return 69 if isinstance(error, Unavailable | DeadlineExceeded) else 65
-    print(json.dumps({name: _printable(array) for name, array in outputs.items()}, indent=1, ensure_ascii=False))
+    print(json.dumps({name: _printable(array) for name, array in outputs.items()}, ensure_ascii=False))
     return 0
 
 

@@ -199,14 +199,14 @@ def planned(target: str, tmp_path: Path, *variables: str) -> list[str]:
     inherited = {"MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "PINS", "VENV", "PYTHON"}
     environment = {name: value for name, value in os.environ.items() if name not in inherited}
     done = subprocess.run(asked, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
-    return done.stdout.splitlines()
+    return [line for line in done.stdout.splitlines() if not line.startswith("echo ")]
 
 
 def test_make_run_installs_with_the_pins_and_runs_the_demo(tmp_path):
     commands = planned("run", tmp_path)
     python = f"{tmp_path}/venv/bin/python"
     assert commands[0] == f"python3.11 -m venv {tmp_path}/venv"
-    assert commands[1] == f'{python} -m pip install --disable-pip-version-check -c constraints.txt -e ".[all]"'
+    assert commands[1] == f'{python} -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[all]"'
     assert commands[-1] == f"{tmp_path}/venv/bin/minibatch demo"
 
 

@@ -10,10 +10,10 @@ def imdb() -> Config:
     minibatch run imdb --data.path TFDS_DIR
     """
     return Config(
-        model=Sentiment(vocabulary_size=20_000, max_tokens=400, embedding=64, units=64, dropout=0.5),
+        model=Sentiment(vocabulary_size=20_000, max_tokens=1000, embedding=64, units=64, dropout=0.6),
         data=Data(source="tfds", name="imdb_reviews", classes=("neg", "pos")),
         optimizer=Optimizer(name="adam", learning_rate=1e-3, schedule="cosine", warmup_epochs=0.2, clip="global_norm"),
-        train=Train(batch_size=32, epochs=5, steps_per_call=10, patience=2),
+        train=Train(batch_size=32, epochs=4, steps_per_call=10, patience=2),
         gate=Gate(at_least={"accuracy": 0.87}, tolerance={"accuracy": 0.005}, slice_tolerance={"accuracy": 0.05}),
     )
 

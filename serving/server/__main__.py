@@ -1,9 +1,10 @@
 """`python -m serving.server`, which is also what `minibatch serve` runs."""
 
+import contextlib
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from serving.server import flags as command_line
 from serving.server.config import ConfigError, model_configs
@@ -17,13 +18,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     log = logging.getLogger("serving")
     for argument in unknown:
         log.warning("unknown argument: %s (passed over)", argument)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported; what fails raises
     try:
         configs = model_configs(flags)
         rest_port = hold(flags.bind, flags.rest_api_port, "--rest_api_port") if flags.rest_api_port else None
         rpc_port = hold(flags.bind, flags.port, "--port") if flags.port else None
-        import tensorflow as tf
         import uvloop
+
+        with deaf():
+            import tensorflow as tf
 
         from serving.server.app import serve
 
@@ -34,6 +37,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"minibatch serve: {error}", file=sys.stderr)
         return error.status
     return 0
+
+
+@contextlib.contextmanager
+def deaf() -> Iterator[None]:
+    """Drops what compiled code says on stderr: TensorFlow 2.21 greets before it looks at its log level."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 if __name__ == "__main__":

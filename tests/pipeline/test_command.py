@@ -14,7 +14,7 @@ import pytest
 import tensorflow as tf  # noqa: F401  before any command looks for it
 
 from pipeline import __main__ as command
-from pipeline import demo, errors, manifest, records, runs, stages
+from pipeline import arguments, demo, errors, manifest, records, runs, stages
 from pipeline.config import Config, to_json
 from pipeline.errors import CANNOT_WRITE, CHANGED, DATA, INTERRUPTED, MISSING, REFUSED, USAGE, UserError
 from tests import tiny
@@ -46,7 +46,7 @@ def refused(capsys):
 
 
 def config_of(*words: str) -> Config:
-    return command.parse("train", ["ratings-sample", *words])[1]
+    return arguments.parse("train", ["ratings-sample", *words])[1]
 
 
 def committed_records(*words: str) -> Path:
@@ -123,7 +123,7 @@ ASCII = """\
 @pytest.mark.parametrize("box", [UTF_8, ASCII])
 def test_a_framed_error_is_read_in_utf_8_and_ascii_coloured_or_not(box):
     said = "Unrecognized options: --train.bach-size, 3. Perhaps you meant --train.batch-size."
-    assert command.in_one_line(box) == said
+    assert arguments.in_one_line(box) == said
 
 
 @pytest.mark.parametrize("name", command.COMMANDS)
@@ -348,14 +348,14 @@ def test_options_reach_the_config_nested_and_typed():
     words = (
         "--train.batch-size 128 --optimizer.name sgd --optimizer.learning-rate 3e-4 --optimizer.arguments momentum 0.9"
     )
-    preset, config = command.parse("run", ["digits-sample", *words.split(), "--model.filters", "8", "16", "--fresh"])
+    preset, config = arguments.parse("run", ["digits-sample", *words.split(), "--model.filters", "8", "16", "--fresh"])
     assert preset == "digits-sample"
     assert config.train.batch_size == 128
     assert (config.optimizer.name, config.optimizer.learning_rate) == ("sgd", 3e-4)
     assert config.optimizer.arguments == {"momentum": 0.9}
     assert config.model.filters == (8, 16)
     assert config.run.fresh
-    assert command.parse("run", ["digits-sample"])[1] == command.preset_of("digits-sample")
+    assert arguments.parse("run", ["digits-sample"])[1] == arguments.preset_of("digits-sample")
 
 
 def test_the_demo_tells_a_failed_command_with_its_exit_code(monkeypatch):
@@ -366,7 +366,7 @@ def test_the_demo_tells_a_failed_command_with_its_exit_code(monkeypatch):
 
 
 def test_the_demo_s_bad_candidate_is_a_valid_command_for_the_same_model():
-    preset, config = command.parse("run", list(demo.BAD))
+    preset, config = arguments.parse("run", list(demo.BAD))
     good = command.preset_of(preset)
     assert (config.run.model, config.run.name != good.run.name) == (good.run.model, True)
     assert dataclasses.replace(config, run=good.run, train=good.train, optimizer=good.optimizer) == good

@@ -367,7 +367,7 @@ def test_the_demo_tells_a_failed_command_with_its_exit_code(monkeypatch):
 
 def test_the_demo_s_bad_candidate_is_a_valid_command_for_the_same_model():
     preset, config = arguments.parse("run", list(demo.BAD))
-    good = command.preset_of(preset)
+    good = arguments.preset_of(preset)
     assert (config.run.model, config.run.name != good.run.name) == (good.run.model, True)
     assert dataclasses.replace(config, run=good.run, train=good.train, optimizer=good.optimizer) == good
 

@@ -74,12 +74,15 @@ def order(seed: int, epoch: int, rows: int, batch: int, lengths: np.ndarray | No
 
 
 def weighted_batches(order: np.ndarray, batch: int) -> tuple[np.ndarray, np.ndarray]:
-    """Row numbers [steps, batch] and weights [steps, batch] that sum to 1 in each step. The last batch is filled up
-    with rows of weight 0, so that shapes are static and every row still counts once an epoch."""
+    """Row numbers [steps, batch] and weights [steps, batch] that sum to 1 in each step.
+
+    The last batch is filled up with the first rows of the order, of weight 0: shapes are static, every row still counts
+    once an epoch, and batch normalisation sees a whole batch of different rows.
+    """
     steps = -(-len(order) // batch)
     counts = np.zeros((steps, batch), np.float32)
     counts.flat[: len(order)] = 1.0
-    filled = np.concatenate([order, np.resize(order[(steps - 1) * batch :], steps * batch - len(order))])
+    filled = np.resize(order, steps * batch)  # goes on with the first rows where the order ends
     return filled.reshape(steps, batch), counts / counts.sum(axis=1, keepdims=True)
 
 

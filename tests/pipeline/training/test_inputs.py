@@ -40,6 +40,7 @@ def test_the_last_batch_is_filled_with_rows_of_weight_zero():
     assert numbers.shape == weights.shape == (2, 4)
     np.testing.assert_allclose(weights, [[0.25] * 4, [1 / 3, 1 / 3, 1 / 3, 0]])
     np.testing.assert_array_equal(numbers[weights > 0], order)
+    assert numbers[1].tolist() == [2, 4, 6, 5]  # with another row: batch normalisation must not see one row twice
 
 
 @pytest.fixture(scope="module")

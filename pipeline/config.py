@@ -17,6 +17,27 @@ from models.options import Image, Options
 from pipeline.errors import USAGE, UserError
 
 
+def _pairs(kind: type, metavar: str) -> tyro.constructors.PrimitiveConstructorSpec:
+    """A dict as words on the command line, `name value name value`; what is given replaces the default as a whole."""
+
+    def read(words: list[str]) -> dict:
+        if len(words) % 2:
+            raise ValueError(f"{words[-1]!r} has no value beside it")
+        return {key: kind(value) for key, value in zip(words[::2], words[1::2], strict=True)}
+
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs="*",
+        metavar=metavar,
+        instance_from_str=read,
+        is_instance=lambda value: isinstance(value, dict),
+        str_from_instance=lambda value: [str(word) for pair in value.items() for word in pair],
+    )
+
+
+Names = Annotated[dict[str, str], _pairs(str, "[NAME NAME ...]")]
+Numbers = Annotated[dict[str, float], _pairs(float, "[NAME NUMBER ...]")]
+
+
 @dataclass(frozen=True)
 class Data:
     """Where the rows come from and how they are split."""
@@ -31,7 +52,7 @@ class Data:
     """tfds: download and prepare what is missing."""
     fold: Literal[1, 2, 3, 4, 5] = 1
     """ml-100k: which of u1..u5."""
-    columns: dict[str, str] = field(default_factory=dict)
+    columns: Names = field(default_factory=dict)
     """Our feature name -> the source's, where they differ: item_id movie_id."""
     classes: tuple[str, ...] = ()
     """Expected class names in order (the last of two is the positive one); empty: those found in training, sorted."""
@@ -77,7 +98,7 @@ class Optimizer:
     """Clip the reduced gradient: each entry, each variable's norm, or the norm over all variables."""
     clip_at: float = 1.0
     """The bound for `clip`."""
-    arguments: dict[str, float] = field(default_factory=dict)
+    arguments: Numbers = field(default_factory=dict)
     """Further constructor arguments of the optimizer: beta_1 0.8 momentum 0.9."""
 
 
@@ -113,13 +134,13 @@ class Train:
 class Gate:
     """What a candidate must reach before it is pushed."""
 
-    at_least: dict[str, float] = field(default_factory=dict)
+    at_least: Numbers = field(default_factory=dict)
     """Metric -> lowest value allowed on the test rows."""
-    at_most: dict[str, float] = field(default_factory=dict)
+    at_most: Numbers = field(default_factory=dict)
     """Metric -> highest value allowed on the test rows."""
-    tolerance: dict[str, float] = field(default_factory=dict)
+    tolerance: Numbers = field(default_factory=dict)
     """Metric -> how much worse than the live model the candidate may be, over all rows."""
-    slice_tolerance: dict[str, float] = field(default_factory=dict)
+    slice_tolerance: Numbers = field(default_factory=dict)
     """Metric -> how much worse than the live model it may be on any slice that is large enough."""
     min_slice_examples: int = 50
     """Smaller slices are reported and not judged."""

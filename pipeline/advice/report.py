@@ -102,10 +102,8 @@ def command(described: Json) -> str | None:
 def _option(section: str, name: str, value: Any) -> list[str]:
     if isinstance(value, bool):
         return [f"--{section}.{name}" if value else f"--{section}.no-{name}"]
-    if isinstance(value, dict) and section == "gate":  # filled by the preset: an option a key
-        return [word for key, item in value.items() for word in (f"--{section}.{name}.{key}", str(item))]
     if isinstance(value, dict):
-        value = [word for pair in value.items() for word in pair]
+        return [f"--{section}.{name}", *(str(word) for pair in value.items() for word in pair)]
     if isinstance(value, list):
         return [f"--{section}.{name}", *map(str, value)] if value else []
     return [f"--{section}.{name}", str(value)] if value != "" else []

@@ -358,6 +358,14 @@ def test_options_reach_the_config_nested_and_typed():
     assert arguments.parse("run", ["digits-sample"])[1] == arguments.preset_of("digits-sample")
 
 
+def test_a_gate_takes_any_metric_and_says_which_one_lacks_its_value():
+    words = ["cifar10", "--gate.at-least", "recall[label=cat]", "0.5", "accuracy", "0.7"]
+    assert arguments.parse("run", words)[1].gate.at_least == {"recall[label=cat]": 0.5, "accuracy": 0.7}
+    with pytest.raises(UserError, match="'recall' has no value") as raised:
+        arguments.parse("run", ["cifar10", "--gate.at-least", "recall"])
+    assert raised.value.code == USAGE
+
+
 def test_the_demo_tells_a_failed_command_with_its_exit_code(monkeypatch):
     monkeypatch.chdir(ROOT)
     with pytest.raises(UserError, match=r"`minibatch fly` ended with exit code 2 instead of 0") as raised:

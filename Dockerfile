@@ -1,5 +1,5 @@
 # docker build --target train|serve|tfserving .
-# train      the whole pipeline without a server: docker run -v $PWD/work:/srv/work IMAGE run cifar10
+# train      the whole pipeline without a server: mkdir -p work; docker run --user $(id -u) -v $PWD/work:/srv/work IMAGE run digits-sample
 # serve      the embedded server: docker run -p 8500:8500 -p 8501:8501 -v $PWD/exports:/models IMAGE
 # tfserving  TensorFlow's own server with the same models, ports and flags
 

@@ -13,7 +13,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
 
 run: $(VENV)/.run ## install, then raw data to answered requests for all three tasks
-	$(BIN)/minibatch demo
+	$(BIN)/minibatch demo --fresh
 
 test: lint ## install with development tools, lint, run the quick tests
 	$(BIN)/python -m pytest -m "not slow and not chaos"

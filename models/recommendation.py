@@ -38,11 +38,13 @@ class Factorisation(keras.layers.Layer):
         self.users, self.items, self.factors, self.mean = users, items, factors, mean
 
     def build(self, _):
-        vectors = keras.initializers.RandomNormal(stddev=0.1)
+        def vectors():  # one each: an initializer gives the same numbers every time it is called
+            return keras.initializers.RandomNormal(stddev=0.1)
+
         self.user_bias = self.add_weight(shape=(self.users + 1,), initializer="zeros", name="user_bias")
         self.item_bias = self.add_weight(shape=(self.items + 1,), initializer="zeros", name="item_bias")
-        self.user_vectors = self.add_weight(shape=(self.users + 1, self.factors), initializer=vectors, name="user")
-        self.item_vectors = self.add_weight(shape=(self.items + 1, self.factors), initializer=vectors, name="item")
+        self.user_vectors = self.add_weight(shape=(self.users + 1, self.factors), initializer=vectors(), name="user")
+        self.item_vectors = self.add_weight(shape=(self.items + 1, self.factors), initializer=vectors(), name="item")
 
     def call(self, inputs):
         user, item = inputs["user"], inputs["item"]  # [batch]
@@ -97,7 +99,8 @@ class Serving(tf.Module):
             hidden = tf.fill([tf.shape(places)[0]], scores.dtype.min)
             top = tf.math.top_k(tf.tensor_scatter_nd_update(scores, places, hidden), k)
             ratings = tf.clip_by_value(top.values, analysis.lowest, analysis.highest)
-            return {"item_ids": tf.gather(self.item_ids, top.indices), "scores": ratings}
+            ids = tf.where(top.values > scores.dtype.min, tf.gather(self.item_ids, top.indices), "")  # "": none is left
+            return {"item_ids": ids, "scores": ratings}
 
         @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "inputs")])
         def regress(inputs):

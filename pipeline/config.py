@@ -6,6 +6,7 @@ Nothing here imports TensorFlow, so that `--help` is instant.
 import dataclasses
 import math
 import re
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +35,16 @@ def _pairs(kind: type, metavar: str) -> tyro.constructors.PrimitiveConstructorSp
     )
 
 
+Words = Annotated[
+    tuple[str, ...],
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="WORDS",
+        instance_from_str=lambda words: tuple(shlex.split(words[0])),
+        is_instance=lambda value: isinstance(value, tuple),
+        str_from_instance=lambda value: [shlex.join(value)],
+    ),
+]
 Names = Annotated[dict[str, str], _pairs(str, "[NAME NAME ...]")]
 Numbers = Annotated[dict[str, float], _pairs(float, "[NAME NUMBER ...]")]
 
@@ -70,8 +81,9 @@ class Data:
     """TFRecord files a split."""
     runner: str = "FnApiRunner"
     """Beam runner by name: FnApiRunner (in this process), DataflowRunner, FlinkRunner, SparkRunner, ..."""
-    runner_options: tuple[str, ...] = ()
-    """Options handed to that runner as they are, e.g. --project=my-project --region=europe-west1."""
+    runner_options: Words = ()
+    """Options handed to that runner as they are, in one quoted word: --data.runner-options="--project=p --region=r".
+    Workers write into the records folder: a cluster needs one that driver and workers share."""
 
 
 @dataclass(frozen=True)

@@ -33,12 +33,15 @@ class Parser(argparse.ArgumentParser):
 def main(arguments: list[str]) -> None:
     parser = Parser("minibatch demo", description=__doc__)
     parser.add_argument("--root", type=Path, default=Path("."), help="folder for records/, runs/ and exports/")
-    root: Path = parser.parse_args(arguments).root
+    parser.add_argument("--fresh", action="store_true", help="train anew beside the runs that are there")
+    given = parser.parse_args(arguments)
+    root: Path = given.root
+    options = ("--run.root", str(root), *(["--fresh"] if given.fresh else []))
     started = time.perf_counter()
     for preset in SAMPLES:
-        command("run", preset, "--run.root", str(root))
+        command("run", preset, *options)
     print("\nA deliberately bad candidate for the model `digits`, which the gate must refuse:", flush=True)
-    command("run", *BAD, "--run.root", str(root), expect=REFUSED)
+    command("run", *BAD, *options, expect=REFUSED)
     serve_and_ask(root)
     print(f"\n{'preset':<16}{'test metric':<22}{'95% interval':<20}report")
     for preset in SAMPLES:
@@ -72,7 +75,10 @@ def serve_and_ask(root: Path) -> None:
                 command("predict", *question, "--protocol", protocol, "--address", f"127.0.0.1:{port}")
     finally:
         server.send_signal(signal.SIGTERM)
-        server.wait(timeout=30)
+        try:
+            server.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            server.kill()
 
 
 def questions(root: Path) -> list[tuple[str, ...]]:

@@ -16,7 +16,7 @@ from pipeline.config import Config, difference, to_json
 from pipeline.errors import CHANGED, MISSING, Corrupt, UserError
 
 # What may differ between two calls of the same run: where data lies and which runner read it, what the gate demands.
-_FREE = {"data": ("path", "download", "runner", "runner_options", "max_bad_fraction"), "train": ("tensorboard", "keep")}
+_FREE = {"data": ("path", "download", "runner", "runner_options"), "train": ("tensorboard", "keep")}
 CODE = (
     "models",
     "custom_optimizers",
@@ -77,6 +77,15 @@ def open_run(config: Config, description: dict[str, Any]) -> Path:
     return directory
 
 
+def same_settings(config: Config, run_dir: Path) -> None:
+    """Raises UserError(CHANGED) when `config` is not the one that the run was trained with: what is exported, evaluated
+    and pushed must be what was trained."""
+    old = _read(run_dir / "config.json")
+    changes = difference(_settings(old["config"]), _settings(to_json(config)))
+    if changes:
+        raise UserError(f"{run_dir} was made with other settings ({'; '.join(changes)}): repeat its options.", CHANGED)
+
+
 def newest_run(root: Path) -> Path | None:
     return max((p for p in _numbered(root) if (p / "config.json").is_file()), default=None)
 
@@ -129,12 +138,15 @@ def _numbered(root: Path) -> list[Path]:
 
 
 def _binding(description: dict[str, Any]) -> dict[str, Any]:
-    config = description["config"]
+    return {**_settings(description["config"]), **description["fingerprint"]}
+
+
+def _settings(config: dict[str, Any]) -> dict[str, Any]:
     kept = {section: dict(config[section]) for section in ("data", "model", "optimizer", "train")}
     for section, names in _FREE.items():
         for name in names:
             kept[section].pop(name, None)
-    return {**kept, **description["fingerprint"]}
+    return kept
 
 
 def _read(path: Path) -> dict[str, Any]:

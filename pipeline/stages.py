@@ -52,6 +52,8 @@ def evaluate(preset: str, config: Config) -> None:
     evaluation = evaluate_export(_exported(run_dir), records, config)
     write(evaluation, run_dir / "evaluation.json")
     print(json.dumps({"metrics": evaluation.metrics, "intervals": evaluation.intervals}))
+    if evaluation.problems:
+        raise UserError(f"{run_dir}: the export cannot be served: {' '.join(evaluation.problems)}")
 
 
 def gate(preset: str, config: Config) -> None:
@@ -90,6 +92,7 @@ def report(preset: str, config: Config) -> None:
 def _trained(config: Config) -> tuple[Path, Path]:
     """The newest run of this name and the records it was trained on."""
     run_dir = runs.existing_run(config)
+    runs.same_settings(config, run_dir)
     return run_dir, Path(json.loads((run_dir / "config.json").read_text())["records"])
 
 

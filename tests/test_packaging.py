@@ -207,7 +207,7 @@ def test_make_run_installs_with_the_pins_and_runs_the_demo(tmp_path):
     python = f"{tmp_path}/venv/bin/python"
     assert commands[0] == f"python3.11 -m venv {tmp_path}/venv"
     assert commands[1] == f'{python} -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[all]"'
-    assert commands[-1] == f"{tmp_path}/venv/bin/minibatch demo"
+    assert commands[-1] == f"{tmp_path}/venv/bin/minibatch demo --fresh"
 
 
 def test_make_test_installs_with_the_pins_and_runs_all_but_the_slow_and_the_violent(tmp_path):

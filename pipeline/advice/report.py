@@ -104,6 +104,8 @@ def _option(section: str, name: str, value: Any) -> list[str]:
         return [f"--{section}.{name}" if value else f"--{section}.no-{name}"]
     if isinstance(value, dict):
         return [f"--{section}.{name}", *(str(word) for pair in value.items() for word in pair)]
+    if name == "runner-options":  # flags themselves, so in one word behind an equals sign
+        return [f"--{section}.{name}={shlex.join(value)}"] if value else []
     if isinstance(value, list):
         return [f"--{section}.{name}", *map(str, value)] if value else []
     return [f"--{section}.{name}", str(value)] if value != "" else []

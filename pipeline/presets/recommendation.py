@@ -7,7 +7,7 @@ from pipeline.config import Config, Data, Gate, Optimizer, Train
 def movielens() -> Config:
     """MovieLens 100K, the canonical folds u1..u5, by matrix factorisation with biases.
 
-    minibatch run movielens --data.path ML_100K_DIR --data.fold 1 --run.name movielens-u1
+    minibatch run movielens --data.path ML_100K_DIR --data.fold 1 --run.name movielens-u1 --run.model movielens-u1
     """
     return Config(
         model=Recommendation(factors=64, l2=0.1),

@@ -57,7 +57,8 @@ def clip(gradients: list[tf.Tensor], options: Optimizer) -> tuple[list[tf.Tensor
     """
     norm = tf.linalg.global_norm(gradients)
     if options.clip == "value":
-        gradients = [tf.clip_by_value(g, -options.clip_at, options.clip_at) for g in gradients]
+        finite = tf.math.is_finite(norm)  # what overflowed must stay visible to loss scaling
+        gradients = [tf.where(finite, tf.clip_by_value(g, -options.clip_at, options.clip_at), g) for g in gradients]
     elif options.clip == "norm":
         gradients = [tf.clip_by_norm(g, options.clip_at) for g in gradients]
     elif options.clip == "global_norm":

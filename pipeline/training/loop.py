@@ -136,7 +136,8 @@ def _train(config: Config, records_dir: Path, run_dir: Path) -> None:
             if not tf.math.is_finite(losses):
                 raise UserError(
                     f"{run_dir}: the loss is {losses} at update {standing.step}; lower "
-                    "--optimizer.learning-rate or clip with --optimizer.clip. The checkpoints before it stay."
+                    "--optimizer.learning-rate or clip with --optimizer.clip, and add --fresh. "
+                    "The checkpoints before it stay."
                 )
             if standing.step == epoch * per_epoch:
                 metrics = validate(serving.functions, held_out, config.task, classes, run_dir)
@@ -152,7 +153,7 @@ def _train(config: Config, records_dir: Path, run_dir: Path) -> None:
                 save()
                 raise UserError(
                     f"{run_dir}: stopped by SIGTERM after update {standing.step}, which is saved; the same "
-                    "command goes on from there.",
+                    "command (without --fresh) goes on from there.",
                     TERMINATED,
                 )
     _finish(run_dir, standing, per_epoch, total, options.batch_size)

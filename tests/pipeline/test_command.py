@@ -366,6 +366,20 @@ def test_a_gate_takes_any_metric_and_says_which_one_lacks_its_value():
     assert raised.value.code == USAGE
 
 
+def test_a_runners_own_options_are_one_quoted_word():
+    words = ["cifar10", "--data.runner", "FlinkRunner", "--data.runner-options=--parallelism=2 --name='a b'"]
+    assert arguments.parse("run", words)[1].data.runner_options == ("--parallelism=2", "--name=a b")
+
+
+def test_a_stage_refuses_other_settings_than_the_run_was_trained_with(tmp_path):
+    config = tiny.config("image", tmp_path)
+    runs.open_run(config, runs.describe(config, "tiny", tmp_path / "records"))
+    other = dataclasses.replace(config, model=dataclasses.replace(config.model, crop=2))
+    with pytest.raises(UserError, match=r"model.crop: 1 -> 2") as raised:
+        stages.export("tiny", other)
+    assert raised.value.code == CHANGED
+
+
 def test_the_demo_tells_a_failed_command_with_its_exit_code(monkeypatch):
     monkeypatch.chdir(ROOT)
     with pytest.raises(UserError, match=r"`minibatch fly` ended with exit code 2 instead of 0") as raised:

@@ -96,7 +96,7 @@ def test_other_code_and_other_records_are_refused(config, other, line):
 @pytest.mark.parametrize(
     ("section", "values"),
     [
-        ("data", {"path": Path("/elsewhere"), "download": True, "max_bad_fraction": 0.2}),
+        ("data", {"path": Path("/elsewhere"), "download": True}),
         ("data", {"runner": "FlinkRunner", "runner_options": ("--parallelism=2",)}),
         ("train", {"tensorboard": True, "keep": 9}),
         ("gate", {"at_least": {"accuracy": 0.99}, "min_examples": 1}),

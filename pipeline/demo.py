@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shlex
 import signal
 import socket
 import subprocess
@@ -54,7 +55,7 @@ def main(arguments: list[str]) -> None:
 
 def command(*words: str, expect: int = 0) -> None:
     """Runs one `minibatch` command in sight of the user. Raises UserError for another exit code than expected."""
-    print(f"\n$ minibatch {' '.join(words)}", flush=True)
+    print(f"\n$ minibatch {shlex.join(words)}", flush=True)
     code = subprocess.run([sys.executable, "-m", "pipeline", *words]).returncode
     if code != expect:
         raise UserError(

@@ -1,5 +1,49 @@
 """Optimizers and schedules for Keras 3, usable without the rest of this project."""
 
+from custom_optimizers.adagrad import Adagrad, RowWiseAdagrad
+from custom_optimizers.adam import Adam, AdamW, LazyAdam, LazyAdamW
+from custom_optimizers.chain import Cautious, Chain, chain
+from custom_optimizers.embedding import SparseEmbedding
+from custom_optimizers.evaluation import EvaluationWeights, evaluating, evaluation_weights
+from custom_optimizers.loss_scale import LossScaleOptimizer
+from custom_optimizers.optimizer import Optimizer
+from custom_optimizers.schedule_free import ScheduleFreeAdamW, ScheduleFreeSGD
 from custom_optimizers.schedules import Triangular, WarmUp
+from custom_optimizers.transforms import (
+    adaptive_gradient_clipping,
+    cautious,
+    centralize_gradients,
+    clip_by_global_norm,
+    clip_by_value,
+    decay_weights,
+    multiply_learning_rate,
+)
 
-__all__ = ["Triangular", "WarmUp"]
+__all__ = [
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Cautious",
+    "Chain",
+    "EvaluationWeights",
+    "LazyAdam",
+    "LazyAdamW",
+    "LossScaleOptimizer",
+    "Optimizer",
+    "RowWiseAdagrad",
+    "ScheduleFreeAdamW",
+    "ScheduleFreeSGD",
+    "SparseEmbedding",
+    "Triangular",
+    "WarmUp",
+    "adaptive_gradient_clipping",
+    "cautious",
+    "centralize_gradients",
+    "chain",
+    "clip_by_global_norm",
+    "clip_by_value",
+    "decay_weights",
+    "evaluating",
+    "evaluation_weights",
+    "multiply_learning_rate",
+]

@@ -1,0 +1,52 @@
+"""Which variables a pattern means, decided once, when the optimizer is built, and kept in its config.
+
+Paths change when a model is saved and loaded (a Sequential loses its own name from them). A loaded optimizer must not
+regroup its variables, so it takes the decision from its config and does not match again.
+"""
+
+import re
+
+
+class Selection:
+    def __init__(self):
+        self.excluded: list[str] = []  # patterns of variables without weight decay
+        self._keys: list = []  # variables without weight decay, given as such
+        self._spared: list[int] | None = None  # the same as positions, once known
+        self._chosen: dict[str, list[int]] | None = None  # pattern -> positions
+
+    def exclude(self, keys: list, patterns: list[str]) -> None:
+        self._keys, self.excluded = keys, patterns
+
+    def build(self, patterns: list[str], variables: list, key_of) -> None:
+        """Settles every pattern: re.search over paths. Raises ValueError for a pattern that is none."""
+        if self._chosen is None:
+            paths = [getattr(variable, "path", variable.name) for variable in variables]
+            self._chosen = {p: [i for i, path in enumerate(paths) if _search(p, path)] for p in patterns}
+        if self._spared is None:
+            self._spared = [i for i, variable in enumerate(variables) if key_of(variable) in self._keys]
+
+    def has(self, pattern: str, index: int) -> bool:
+        return index in self._chosen[pattern]
+
+    def spares(self, index: int) -> bool:
+        return index in self._spared or any(self.has(pattern, index) for pattern in self.excluded)
+
+    def config(self) -> dict:
+        kept = {"excluded": self.excluded, "spared": self._spared, "chosen": self._chosen}
+        return {"selection": kept} if any(kept.values()) else {}
+
+    @classmethod
+    def from_config(cls, config: dict) -> "Selection":
+        """Takes what config() wrote out of the config."""
+        selection, kept = cls(), config.pop("selection", None)
+        if kept:
+            selection.excluded = list(kept["excluded"])
+            selection._spared, selection._chosen = kept["spared"], kept["chosen"]
+        return selection
+
+
+def _search(pattern: str, path: str) -> bool:
+    try:
+        return re.search(pattern, path) is not None
+    except re.error as error:
+        raise ValueError(f"{pattern!r} is not a pattern of variable paths ({error}).") from None

@@ -1,0 +1,83 @@
+"""An optimizer around another one, which it uses as a rule: one learning rate, one set of variables, one config."""
+
+import keras
+
+from custom_optimizers.optimizer import Optimizer
+
+_OPTIONS = (
+    "weight_decay",
+    "clipnorm",
+    "clipvalue",
+    "global_clipnorm",
+    "use_ema",
+    "ema_momentum",
+    "ema_overwrite_frequency",
+    "loss_scale_factor",
+    "gradient_accumulation_steps",
+)
+
+
+class Wrapper(Optimizer):
+    """Takes over the learning rate and the options of the inner optimizer, which itself is never built or applied.
+
+    All state belongs to the wrapper, so checkpoints and .keras files hold it like any other optimizer's. Raises
+    TypeError for an inner optimizer that is not of this package: Keras' own write their variables themselves.
+    """
+
+    def __init__(self, inner: Optimizer, **options):
+        if isinstance(inner, dict):
+            inner = keras.saving.deserialize_keras_object(inner)
+        if not isinstance(inner, Optimizer):
+            raise TypeError(
+                f"{type(self).__name__} wraps optimizers of custom_optimizers, got {type(inner).__module__}."
+                f"{type(inner).__name__}; there is an Adam, AdamW, Momentum and Adagrad here."
+            )
+        if inner.built:
+            raise ValueError(f"{type(self).__name__}: the inner optimizer is built already; wrap a new one.")
+        rate = inner._learning_rate
+        rate = float(keras.ops.convert_to_numpy(rate)) if isinstance(rate, keras.Variable) else rate
+        taken = {name: getattr(inner, name) for name in _OPTIONS}
+        super().__init__(rate, **{**taken, **options})
+        self._selection = inner._selection
+        self.__dict__["inner"] = inner  # out of Keras' sight: its learning rate and count are not used
+
+    @property
+    def lazy(self) -> bool:
+        return self.inner.lazy
+
+    @property
+    def decays(self) -> bool:
+        return self.inner.decays
+
+    @property
+    def two_points(self) -> bool:
+        return self.inner.two_points
+
+    def slots(self, variable):
+        return self.inner.slots(variable)
+
+    def shared(self):
+        return self.inner.shared()
+
+    def evaluation(self, weight, slots):
+        return self.inner.evaluation(weight, slots)
+
+    def training(self, weight, slots):
+        return self.inner.training(weight, slots)
+
+    def patterns(self):
+        return self.inner.patterns()
+
+    def build(self, variables):
+        super().build(variables)
+        self.inner._trainable_variables_indices = self._trainable_variables_indices
+
+    def update_all(self, gradients, weights, slots, steps, shared):
+        return self.inner.update_all(gradients, weights, slots, steps, shared)
+
+    def get_config(self):
+        config = super().get_config()
+        inner = keras.saving.serialize_keras_object(self.inner)
+        inner["config"].pop("selection", None)
+        inner["config"]["learning_rate"] = config.pop("learning_rate")  # it may have been changed since
+        return {"inner": inner, **config}

@@ -1,0 +1,45 @@
+"""The table of all optimizers: a line here puts an optimizer into every test of what must hold for each of them.
+
+make(**options) returns a new optimizer with settings under which it descends briskly on the small problems of the
+tests; options are those of the base class (clipnorm, gradient_accumulation_steps, use_ema, ...).
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import custom_optimizers as suite
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    name: str
+    make: Callable
+    jax: bool = True  # runs on the JAX backend
+
+
+CASES = [
+    Case("Adagrad", lambda **o: suite.Adagrad(0.5, **o)),
+    Case("Adam", lambda **o: suite.Adam(0.05, **o)),
+    Case("AdamW", lambda **o: suite.AdamW(0.05, weight_decay=0.01, **o)),
+    Case("Cautious", lambda **o: suite.Cautious(suite.AdamW(0.05, **o))),
+    Case(
+        "chain",
+        lambda **o: suite.chain(
+            suite.adaptive_gradient_clipping(0.5),
+            suite.centralize_gradients(),
+            suite.clip_by_global_norm(1.0),
+            suite.Adam(0.05),
+            suite.cautious(),
+            suite.decay_weights(0.01, exclude="bias"),
+            suite.multiply_learning_rate({"bias": 2.0}),
+            **o,
+        ),
+    ),
+    Case("LazyAdam", lambda **o: suite.LazyAdam(0.05, **o)),
+    Case("LazyAdamW", lambda **o: suite.LazyAdamW(0.05, weight_decay=0.01, **o)),
+    Case("RowWiseAdagrad", lambda **o: suite.RowWiseAdagrad(0.5, **o)),
+    Case("ScheduleFreeAdamW", lambda **o: suite.ScheduleFreeAdamW(0.1, weight_decay=0.01, **o)),
+    Case("ScheduleFreeSGD", lambda **o: suite.ScheduleFreeSGD(0.5, **o)),
+]
+
+each = dict(argnames="case", argvalues=CASES, ids=[case.name for case in CASES])

@@ -7,7 +7,7 @@ from keras import ops
 
 
 def evaluation_weights(optimizer, model) -> list:
-    """One tensor for each of model.trainable_variables: Schedule-Free's x, the moving average, Lookahead's slow weights.
+    """One tensor for each of model.trainable_variables: Schedule-Free's x, an average, Lookahead's slow weights.
 
     The weights themselves for an optimizer that makes no difference, and before the first update. Takes Keras' own
     optimizers too (use_ema), and one inside a LossScaleOptimizer.
@@ -85,7 +85,7 @@ def recompute_statistics(model, batches) -> None:
 class EvaluationWeights(keras.callbacks.Callback):
     """Validates, and saves in callbacks that come after it, at the evaluation weights; trains on at the others.
 
-    `batches`: see `evaluating`. At the end of fit the evaluation weights stay in the model, as Keras does with averages.
+    `batches`: see `evaluating`. After fit the evaluation weights stay in the model, as Keras does with averages.
     """
 
     def __init__(self, batches=None):

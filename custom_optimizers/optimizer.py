@@ -29,7 +29,7 @@ _LIMITS = {
 
 @dataclasses.dataclass(frozen=True)
 class Slot:
-    """One array of state beside a variable: its first value (a number, or "weights": a copy) and shape (None: equal)."""
+    """State beside a variable: its first value (a number, or "weights": a copy of them) and shape (None: the same)."""
 
     initial: float | str = 0.0
     shape: tuple[int, ...] | None = None
@@ -163,7 +163,11 @@ class Optimizer(keras.optimizers.Optimizer):
             return
         if self.loss_scale_factor is not None:
             grads = [g / self.loss_scale_factor for g in grads]
-        replicas.everywhere(lambda total: self._descend(total, variables), variables, replicas.total(grads))
+        self.apply_total(replicas.total(grads), variables)
+
+    def apply_total(self, gradients: list, variables: list) -> None:
+        """`apply` for gradients that are summed over replicas already, one for each variable, none of them None."""
+        replicas.everywhere(lambda total: self._descend(total, variables), variables, gradients)
 
     def _known(self, grads: list, variables) -> list:
         if variables is None:

@@ -41,7 +41,9 @@ class Chain(Wrapper):
         for group, hook, name in zip(self.links, ("before", "after"), ("before", "after"), strict=True):
             for link in group:
                 if not _does(link, hook) and not _does(link, "rates"):
-                    raise ValueError(f"{type(link).__name__} has no effect {name} the optimizer; move it to the other side.")
+                    raise ValueError(
+                        f"{type(link).__name__} has no effect {name} the optimizer; move it to the other side."
+                    )
 
     @property
     def before(self):

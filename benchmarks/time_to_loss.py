@@ -3,9 +3,9 @@
     python benchmarks/time_to_loss.py [--steps 1500] [--seeds 3]
 
 The problem: a deep autoencoder (64-256-128-16-128-256-64, tanh) of the 1,797 images of scikit-learn's handwritten
-digits, batch 256, squared error; badly conditioned, as this family of methods likes it. Every optimizer gets the same number of
-learning rates, a warm-up of 50 updates and no decay; the target is the loss that AdamW's best rate has at the end (mean
-over seeds). Losses are taken over all images, at the evaluation weights. Peer: AdamW of Keras, and ours.
+digits, batch 256, squared error; badly conditioned, as this family of methods likes it. Every optimizer gets the same
+number of learning rates, a warm-up of 50 updates and no decay; the target is the loss that AdamW's best rate has at the
+end (mean over seeds). Losses are taken over all images, at the evaluation weights. Peer: AdamW of Keras, and ours.
 """
 
 import argparse

@@ -73,7 +73,7 @@ class AdamW(Adam):
 
 @saving.register_keras_serializable("minibatch")
 class LazyAdam(Adam):
-    """Adam that updates only the rows of a table that a sparse gradient names; m, v and w of the others stay as they are.
+    """Adam that updates only the rows of a table that a sparse gradient names; m, v and w of others stay as they are.
 
     Not the same trajectory as Adam, on purpose: a row's moments do not decay while it is absent. The bias correction
     counts all updates (as TensorFlow Addons' LazyAdam and torch's SparseAdam do). Cost: the rows of the batch, however

@@ -3,10 +3,12 @@
 from custom_optimizers.adagrad import Adagrad, RowWiseAdagrad
 from custom_optimizers.adam import Adam, AdamW, LazyAdam, LazyAdamW
 from custom_optimizers.chain import Cautious, Chain, chain
+from custom_optimizers.clipping import global_norm
 from custom_optimizers.embedding import SparseEmbedding
 from custom_optimizers.evaluation import EvaluationWeights, evaluating, evaluation_weights
 from custom_optimizers.loss_scale import LossScaleOptimizer
 from custom_optimizers.optimizer import Optimizer
+from custom_optimizers.replicas import sum_over_replicas
 from custom_optimizers.schedule_free import ScheduleFreeAdamW, ScheduleFreeSGD
 from custom_optimizers.schedules import Triangular, WarmUp
 from custom_optimizers.transforms import (
@@ -45,5 +47,7 @@ __all__ = [
     "decay_weights",
     "evaluating",
     "evaluation_weights",
+    "global_norm",
     "multiply_learning_rate",
+    "sum_over_replicas",
 ]

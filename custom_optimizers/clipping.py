@@ -4,12 +4,19 @@ import math
 
 from keras import ops
 
+from custom_optimizers import sparse
+
 
 def norm(gradients: list):
     """The global norm sqrt(sum of |g|^2), a float32 scalar (float64 if every gradient is)."""
     kind = "float64" if all(g.dtype == "float64" for g in gradients) else "float32"
     squares = [ops.cast(ops.sum(ops.square(g)), kind) for g in gradients]
     return ops.sqrt(sum(squares[1:], squares[0]))
+
+
+def global_norm(gradients: list):
+    """`norm` of gradients as a tape gives them: repeated rows of sparse ones are summed first."""
+    return norm([sparse.summed(g, True, ())[1] for g in gradients if g is not None])
 
 
 def by_norm(gradient, limit: float):

@@ -163,7 +163,7 @@ class Optimizer(keras.optimizers.Optimizer):
             return
         if self.loss_scale_factor is not None:
             grads = [g / self.loss_scale_factor for g in grads]
-        self.apply_total(replicas.total(grads), variables)
+        self.apply_total(replicas.sum_over_replicas(grads), variables)
 
     def apply_total(self, gradients: list, variables: list) -> None:
         """`apply` for gradients that are summed over replicas already, one for each variable, none of them None."""

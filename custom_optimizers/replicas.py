@@ -10,7 +10,7 @@ def on_tensorflow() -> bool:
     return keras.backend.backend() == "tensorflow"
 
 
-def total(gradients: list) -> list:
+def sum_over_replicas(gradients: list) -> list:
     """The gradients summed over replicas, the same on each. Slices of sparse gradients are joined, not yet summed."""
     if not on_tensorflow():
         return gradients

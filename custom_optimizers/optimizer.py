@@ -303,6 +303,11 @@ class Optimizer(keras.optimizers.Optimizer):
 
     # The weights to evaluate.
 
+    @property
+    def averages(self) -> bool:
+        """Whether the weights to evaluate are others than those that gradients are taken at."""
+        return self.use_ema or type(self).evaluation is not Optimizer.evaluation
+
     def evaluation_values(self, variables: list) -> list:
         """The weights to evaluate, one tensor for each variable: averaged ones if the rule or use_ema averages."""
         if not self.built:

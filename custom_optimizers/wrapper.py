@@ -59,6 +59,10 @@ class Wrapper(Optimizer):
     def shared(self):
         return self.inner.shared()
 
+    @property
+    def averages(self) -> bool:
+        return self.use_ema or self.inner.averages or type(self).evaluation is not Wrapper.evaluation
+
     def evaluation(self, weight, slots):
         return self.inner.evaluation(weight, slots)
 

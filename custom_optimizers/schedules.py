@@ -1,59 +1,86 @@
-"""Learning-rate schedules that Keras lacks: functions of the number of updates, composable with Keras' own."""
+"""What puts schedules together: a warm-up before any of them, one after another; Keras' own and those of this package.
 
-import keras
-from keras import ops
+Optimizers of this package hand over the number of updates made so far, 0 at the first one, also when they accumulate
+gradients; Keras' own optimizers hand over the number of mini-batches then. Steps may be one number or a tensor of any
+shape, and rates come back in that shape, as float32. Every schedule can be saved: its config holds numbers, names and
+the configs of other schedules. Raises ValueError for an argument out of range, naming it.
+"""
+
+from keras import ops, saving
 from keras.optimizers.schedules import LearningRateSchedule
 
+from custom_optimizers import ranges
 
-@keras.saving.register_keras_serializable("minibatch")
+
+@saving.register_keras_serializable("minibatch")
 class WarmUp(LearningRateSchedule):
     """rate(t) = after(0) * (t + 1) / steps for t < steps, then after(t - steps).
 
-    The first update is made at after(0) / steps, never at zero. `after` is a number or any schedule.
+    The first update is made at after(0) / steps, never at zero. `after` is a rate or any schedule; steps from 1.
     """
 
     def __init__(self, after, steps: int):
-        if not steps > 0:
-            raise ValueError(f"steps must be above 0, got {steps}.")
-        self.after, self.steps = after, steps
+        self.after, self.steps = _rate_or_schedule("after", after), ranges.whole("steps", steps)
 
     def __call__(self, step):
         step = ops.cast(step, "float32")
-        steps = float(self.steps)
-        rise = self._after(ops.zeros_like(step)) * (step + 1.0) / steps
-        return ops.where(step < steps, rise, self._after(ops.maximum(step - steps, 0.0)))
-
-    def _after(self, step):
-        return self.after(step) if callable(self.after) else ops.cast(self.after, "float32") * ops.ones_like(step)
+        rise = _at(self.after, ops.zeros_like(step)) * (step + 1.0) / float(self.steps)
+        return ops.where(step < self.steps, rise, _at(self.after, ops.maximum(step - self.steps, 0.0)))
 
     def get_config(self):
-        after = keras.saving.serialize_keras_object(self.after) if callable(self.after) else self.after
-        return {"after": after, "steps": self.steps}
-
-    @classmethod
-    def from_config(cls, config):
-        after = config["after"]
-        after = keras.saving.deserialize_keras_object(after) if isinstance(after, dict) else after
-        return cls(after, config["steps"])
+        return {"after": _config(self.after), "steps": self.steps}
 
 
-@keras.saving.register_keras_serializable("minibatch")
-class Triangular(LearningRateSchedule):
-    """rate(t) = low + (high - low) * max(0, 1 - |t / half_cycle - 2 * floor(1 + t / (2 * half_cycle)) + 1|).
+@saving.register_keras_serializable("minibatch")
+class Join(LearningRateSchedule):
+    """What join(...) returns."""
 
-    Rises from `low` to `high` in `half_cycle` updates and falls back, again and again (Smith, Cyclical Learning
-    Rates for Training Neural Networks, 2017).
-    """
-
-    def __init__(self, low: float, high: float, half_cycle: int):
-        if not half_cycle > 0:
-            raise ValueError(f"half_cycle must be above 0, got {half_cycle}.")
-        self.low, self.high, self.half_cycle = low, high, half_cycle
+    def __init__(self, schedules, boundaries):
+        self.schedules = [_rate_or_schedule(f"schedules[{i}]", each) for i, each in enumerate(schedules)]
+        self.boundaries = [ranges.whole(f"boundaries[{i}]", each) for i, each in enumerate(boundaries)]
+        if len(self.schedules) != len(self.boundaries) + 1:
+            counts = f"{len(self.schedules)} schedules and {len(self.boundaries)} boundaries"
+            raise ValueError(f"boundaries must be one fewer than schedules, got {counts}.")
+        if self.boundaries != sorted(set(self.boundaries)):
+            raise ValueError(f"boundaries must rise, got {self.boundaries}.")
 
     def __call__(self, step):
-        t = ops.cast(step, "float32") / float(self.half_cycle)
-        cycle = ops.floor(1.0 + t / 2.0)
-        return self.low + (self.high - self.low) * ops.maximum(0.0, 1.0 - ops.abs(t - 2.0 * cycle + 1.0))
+        step = ops.cast(step, "float32")
+        rate = _at(self.schedules[0], step)
+        for boundary, schedule in zip(self.boundaries, self.schedules[1:], strict=True):
+            rate = ops.where(step < boundary, rate, _at(schedule, ops.maximum(step - boundary, 0.0)))
+        return rate
 
     def get_config(self):
-        return {"low": self.low, "high": self.high, "half_cycle": self.half_cycle}
+        return {"schedules": [_config(each) for each in self.schedules], "boundaries": self.boundaries}
+
+
+def join(schedules, boundaries) -> Join:
+    """schedules[0](t) for t < boundaries[0], then schedules[1](t - boundaries[0]), and so on.
+
+    Each schedule, or rate of 0 or above, starts at its own beginning. boundaries are whole numbers from 1 that rise,
+    one fewer than schedules.
+    """
+    return Join(schedules, boundaries)
+
+
+def _rate_or_schedule(name: str, value):
+    """A rate, or a schedule, or one from its config. A bare function would be lost when the optimizer is saved."""
+    if isinstance(value, dict):
+        value = saving.deserialize_keras_object(value)
+    if isinstance(value, LearningRateSchedule):
+        return value
+    if callable(value):
+        raise ValueError(f"{name} must be a rate or a LearningRateSchedule, which can be saved, got {value!r}.")
+    return ranges.not_negative(name, value)
+
+
+def _at(rate_or_schedule, step):
+    if isinstance(rate_or_schedule, LearningRateSchedule):
+        return ops.cast(rate_or_schedule(step), "float32")
+    return rate_or_schedule * ops.ones_like(step)
+
+
+def _config(rate_or_schedule):
+    is_schedule = isinstance(rate_or_schedule, LearningRateSchedule)
+    return saving.serialize_keras_object(rate_or_schedule) if is_schedule else rate_or_schedule

@@ -19,6 +19,10 @@ def not_negative(name: str, value) -> float:
     return _number(name, value, "a number of 0 or above", lambda v: v >= 0)
 
 
+def not_positive(name: str, value) -> float:
+    return _number(name, value, "a number of 0 or below", lambda v: v <= 0)
+
+
 def fraction(name: str, value) -> float:
     """What a decay rate of a moving average may be: [0, 1)."""
     return _number(name, value, "in [0, 1)", lambda v: 0 <= v < 1)

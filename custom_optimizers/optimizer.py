@@ -384,7 +384,8 @@ class _State:
 
 
 def _constant(value: float):
-    return keras.initializers.Constant(value) if value else "zeros"
+    """keras.initializers.Constant would round the value to float32, also for a float64 variable."""
+    return (lambda shape, dtype: ops.full(shape, value, dtype)) if value else "zeros"
 
 
 def _kind(variable) -> str:

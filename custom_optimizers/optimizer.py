@@ -20,9 +20,9 @@ from custom_optimizers.selection import Selection
 
 _LIMITS = {
     "weight_decay": ranges.not_negative,
-    "clipnorm": ranges.positive,
-    "clipvalue": ranges.positive,
-    "global_clipnorm": ranges.positive,
+    "clipnorm": ranges.limit,
+    "clipvalue": ranges.limit,
+    "global_clipnorm": ranges.limit,
     "loss_scale_factor": ranges.positive,
 }
 
@@ -162,7 +162,7 @@ class Optimizer(keras.optimizers.Optimizer):
             self._iterations.assign_add(1)
             return
         if self.loss_scale_factor is not None:
-            grads = [g / self.loss_scale_factor for g in grads]
+            grads = [ops.divide(g, self.loss_scale_factor) for g in grads]  # sparse ones have no /
         self.apply_total(replicas.sum_over_replicas(grads), variables)
 
     def apply_total(self, gradients: list, variables: list) -> None:

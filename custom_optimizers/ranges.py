@@ -15,6 +15,11 @@ def positive(name: str, value) -> float:
     return _number(name, value, "a number above 0", lambda v: v > 0)
 
 
+def limit(name: str, value) -> float:
+    """Where something is cut off: above 0, and infinity to cut nothing."""
+    return math.inf if value == math.inf else positive(name, value)
+
+
 def not_negative(name: str, value) -> float:
     return _number(name, value, "a number of 0 or above", lambda v: v >= 0)
 

@@ -32,7 +32,7 @@ class Transform:
         self.has = has
 
     def get_config(self) -> dict:
-        arguments = [name for name in inspect.signature(type(self).__init__).parameters if name != "self"]
+        arguments = inspect.signature(type(self)).parameters
         return {"name": type(self).__name__, **{name: getattr(self, name) for name in arguments}}
 
 

@@ -35,11 +35,13 @@ class Wrapper(Optimizer):
         if inner.built:
             raise ValueError(f"{type(self).__name__}: the inner optimizer is built already; wrap a new one.")
         rate = inner._learning_rate
-        rate = float(keras.ops.convert_to_numpy(rate)) if isinstance(rate, keras.Variable) else rate
+        rate = float(rate) if isinstance(rate, keras.Variable) else rate
         taken = {name: getattr(inner, name) for name in _OPTIONS}
         super().__init__(rate, **{**taken, **options})
         self._selection = inner._selection
         self.__dict__["inner"] = inner  # out of Keras' sight: its learning rate and count are not used
+        # One table of variables for both, as slots() of the inner one may ask for a place. Keras would track a copy.
+        self.__dict__["_trainable_variables_indices"] = inner._trainable_variables_indices
 
     @property
     def lazy(self) -> bool:
@@ -72,16 +74,14 @@ class Wrapper(Optimizer):
     def patterns(self):
         return self.inner.patterns()
 
-    def build(self, variables):
-        super().build(variables)
-        self.inner._trainable_variables_indices = self._trainable_variables_indices
-
     def update_all(self, gradients, weights, slots, steps, shared):
         return self.inner.update_all(gradients, weights, slots, steps, shared)
 
     def get_config(self):
         config = super().get_config()
-        inner = keras.saving.serialize_keras_object(self.inner)
-        inner["config"].pop("selection", None)
-        inner["config"]["learning_rate"] = config.pop("learning_rate")  # it may have been changed since
+        innermost = inner = keras.saving.serialize_keras_object(self.inner)
+        innermost["config"].pop("selection", None)
+        while "inner" in innermost["config"]:
+            innermost = innermost["config"]["inner"]
+        innermost["config"]["learning_rate"] = config.pop("learning_rate")  # it may have been changed since
         return {"inner": inner, **config}

@@ -331,7 +331,7 @@ class Optimizer(keras.optimizers.Optimizer):
         """Leaves the weights to evaluate in the model, as Keras' fit asks at its end. Training may go on from there."""
         for variable, value in zip(var_list, self.evaluation_values(list(var_list)), strict=True):
             variable.assign(value)
-        if self.built and int(self.iterations):
+        if self.built and int(ops.convert_to_tensor(self.iterations)):
             for mark in self.marks:
                 mark.assign(ops.ones_like(mark))
 

@@ -26,12 +26,15 @@ def summed(gradient, stay_sparse: bool, shape: tuple):
 
 
 def read(variable, rows):
-    """The variable, or the rows of it that are named: a gather that does not copy the table."""
-    if rows is None:
+    """The variable, or the rows of it that are named: a gather that does not copy the table. Always a tensor.
+
+    On TensorFlow Keras' convert_to_tensor hands a variable back as it is, so that a later write would change it.
+    """
+    if keras.backend.backend() != "tensorflow":
         return ops.convert_to_tensor(variable)
     import tensorflow as tf
 
-    return tf.gather(native(variable), rows)
+    return tf.convert_to_tensor(native(variable)) if rows is None else tf.gather(native(variable), rows)
 
 
 def write(variable, rows, value):

@@ -243,7 +243,7 @@ class Optimizer(keras.optimizers.Optimizer):
         return self.fused(sparse.native(variable), gradient, slots, step)
 
     def _by_rule(self, indices: list[int], gradients: list, steps: list[Step]) -> None:
-        shared = {name: ops.convert_to_tensor(variable) for name, variable in self._state.shared.items()}
+        shared = {name: sparse.read(variable) for name, variable in self._state.shared.items()}
         weights, slots = [], []
         for index, step in zip(indices, steps, strict=True):
             weight = ops.cast(sparse.read(step.variable, step.rows), step.rate.dtype)
@@ -311,19 +311,19 @@ class Optimizer(keras.optimizers.Optimizer):
     def evaluation_values(self, variables: list) -> list:
         """The weights to evaluate, one tensor for each variable: averaged ones if the rule or use_ema averages."""
         if not self.built:
-            return [ops.convert_to_tensor(variable) for variable in variables]
+            return [sparse.read(variable) for variable in variables]
         self._check_variables_are_known(variables)
         return [self._evaluation_value(variable) for variable in variables]
 
     def _evaluation_value(self, variable):
-        index, weight = self._get_variable_index(variable), ops.convert_to_tensor(variable)
+        index, weight = self._get_variable_index(variable), sparse.read(variable)
         if self.use_ema and self._model_variables_moving_average[index] is not None:
-            average = ops.cast(self._model_variables_moving_average[index], weight.dtype)
+            average = ops.cast(sparse.read(self._model_variables_moving_average[index]), weight.dtype)
             return ops.cond(self.iterations > 0, lambda: average, lambda: weight)
-        slots = {name: ops.convert_to_tensor(slot) for name, slot in self._state.slots[index].items()}
+        slots = {name: sparse.read(slot) for name, slot in self._state.slots[index].items()}
         stays = ops.equal(self.iterations, 0)  # nothing is averaged before the first update
         if self.two_points:
-            stays = ops.logical_or(stays, ops.convert_to_tensor(self._state.shared["evaluating"]) > 0)
+            stays = ops.logical_or(stays, sparse.read(self._state.shared["evaluating"]) > 0)
         wide = ops.cast(weight, _arithmetic(variable))
         return ops.cond(stays, lambda: weight, lambda: ops.cast(self.evaluation(wide, slots), weight.dtype))
 
@@ -331,7 +331,7 @@ class Optimizer(keras.optimizers.Optimizer):
         """Leaves the weights to evaluate in the model, as Keras' fit asks at its end. Training may go on from there."""
         for variable, value in zip(var_list, self.evaluation_values(list(var_list)), strict=True):
             variable.assign(value)
-        if self.built and int(ops.convert_to_tensor(self.iterations)):
+        if self.built and int(sparse.read(self.iterations)):
             for mark in self.marks:
                 mark.assign(ops.ones_like(mark))
 

@@ -25,7 +25,7 @@ def summed(gradient, stay_sparse: bool, shape: tuple):
     return rows, tf.math.unsorted_segment_sum(gradient.values, place, tf.size(rows))
 
 
-def read(variable, rows):
+def read(variable, rows=None):
     """The variable, or the rows of it that are named: a gather that does not copy the table. Always a tensor.
 
     On TensorFlow Keras' convert_to_tensor hands a variable back as it is, so that a later write would change it.

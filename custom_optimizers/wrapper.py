@@ -2,6 +2,7 @@
 
 import keras
 
+from custom_optimizers import sparse
 from custom_optimizers.optimizer import Optimizer
 
 _OPTIONS = (
@@ -35,7 +36,7 @@ class Wrapper(Optimizer):
         if inner.built:
             raise ValueError(f"{type(self).__name__}: the inner optimizer is built already; wrap a new one.")
         rate = inner._learning_rate
-        rate = float(keras.ops.convert_to_tensor(rate)) if isinstance(rate, keras.Variable) else rate
+        rate = float(sparse.read(rate)) if isinstance(rate, keras.Variable) else rate
         taken = {name: getattr(inner, name) for name in _OPTIONS}
         super().__init__(rate, **{**taken, **options})
         self._selection = inner._selection

@@ -56,18 +56,23 @@ class Chain(Wrapper):
     def patterns(self):
         return [*super().patterns(), *(pattern for link in self._all() for pattern in link.patterns())]
 
-    def build(self, variables):
-        super().build(variables)
+    def settle(self):
+        super().settle()
         for link in self._all():
             link.settle(lambda pattern, variable: self._selection.has(pattern, self._get_variable_index(variable)))
 
     def _all(self):
         return [*self.links[0], *self.links[1]]
 
-    def update_all(self, gradients, weights, slots, steps, shared):
+    def paced(self, steps):
+        """Here and not in update_all, so that weight decay, which is the core's, is at these rates too."""
+        steps = super().paced(steps)
         for link in self._all():
             factors = link.rates(steps)
             steps = [dataclasses.replace(step, rate=step.rate * f) for step, f in zip(steps, factors, strict=True)]
+        return steps
+
+    def update_all(self, gradients, weights, slots, steps, shared):
         for link in self.links[0]:
             gradients = link.before(gradients, weights, steps)
         deltas, slots, shared = self.inner.update_all(gradients, weights, slots, steps, shared)

@@ -66,6 +66,9 @@ class Wrapper(Optimizer):
     def averages(self) -> bool:
         return self.use_ema or self.inner.averages or type(self).evaluation is not Wrapper.evaluation
 
+    def paced(self, steps):
+        return self.inner.paced(steps)
+
     def evaluation(self, weight, slots):
         return self.inner.evaluation(weight, slots)
 
@@ -74,6 +77,15 @@ class Wrapper(Optimizer):
 
     def patterns(self):
         return self.inner.patterns()
+
+    def build(self, variables):
+        super().build(variables)
+        self.settle()
+
+    def settle(self) -> None:
+        """What an inner optimizer, which is never built itself, does once the variables are known."""
+        if isinstance(self.inner, Wrapper):
+            self.inner.settle()
 
     def update_all(self, gradients, weights, slots, steps, shared):
         return self.inner.update_all(gradients, weights, slots, steps, shared)

@@ -92,6 +92,10 @@ class Optimizer(keras.optimizers.Optimizer):
         pairs = [self.update(*each) for each in zip(gradients, weights, slots, steps, strict=True)]
         return [delta for delta, _ in pairs], [new for _, new in pairs], shared
 
+    def paced(self, steps: list[Step]) -> list[Step]:
+        """The steps with the learning rate of each variable, for optimizers that give some another one."""
+        return steps
+
     def evaluation(self, weight, slots: dict):
         """The weights to evaluate and export, from the weights that training left and the slots."""
         return weight
@@ -223,7 +227,7 @@ class Optimizer(keras.optimizers.Optimizer):
             Step(ops.cast(count, kind), ops.cast(self.learning_rate, kind), variable, row)
             for kind, variable, row in zip(kinds, variables, rows, strict=True)
         ]
-        left = []
+        steps, left = self.paced(steps), []
         for place, index in enumerate(indices):
             if not self._fused(index, gradients[place], steps[place]):
                 left.append(place)
@@ -337,8 +341,9 @@ class Optimizer(keras.optimizers.Optimizer):
 
     @property
     def marks(self) -> list:
-        """The variables that are 1 while the model holds its evaluation weights."""
-        return [self._state.shared["evaluating"]] if self.two_points and self.built else []
+        """The variables that are 1 while the model holds evaluation weights that `training` leads back from."""
+        leads_back = self.two_points and self.built and not self.use_ema
+        return [self._state.shared["evaluating"]] if leads_back else []
 
     # Which variables decay.
 

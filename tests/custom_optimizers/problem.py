@@ -123,8 +123,11 @@ def loss(weights: list, ids, images, targets, examples=BATCH):
     return tf.reduce_sum(tf.square(tf.reduce_sum(hidden, axis=1) * scale - targets)) / examples
 
 
-def train_step(optimizer, variables: list, ids, images, targets) -> None:
+def train_step(optimizer, variables: list, ids, images, targets, whole=False) -> None:
+    """One closed-loop update; `whole` hands the gradient of the table over as a dense one."""
     weights = [variable.value for variable in variables]
     with tf.GradientTape() as tape:
         value = optimizer.scale_loss(loss(weights, ids, images, targets))
-    optimizer.apply(tape.gradient(value, weights), variables)
+    table, *others = tape.gradient(value, weights)
+    table = tf.math.unsorted_segment_sum(table.values, table.indices, ROWS) if whole else table
+    optimizer.apply([table, *others], variables)

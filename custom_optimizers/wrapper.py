@@ -98,3 +98,11 @@ class Wrapper(Optimizer):
             innermost = innermost["config"]["inner"]
         innermost["config"]["learning_rate"] = config.pop("learning_rate")  # it may have been changed since
         return {"inner": inner, **config}
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        optimizer = inner = super().from_config(config, custom_objects)
+        while isinstance(inner, Wrapper):
+            inner = inner.inner
+            inner._selection = optimizer._selection  # the config of a wrapper has the selection of all
+        return optimizer

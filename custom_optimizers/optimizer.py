@@ -9,6 +9,7 @@ A rule is a pure function from tensors to tensors; only the core reads and write
 
 import contextlib
 import dataclasses
+import functools
 import inspect
 from typing import Any
 
@@ -24,6 +25,9 @@ _LIMITS = {
     "clipvalue": ranges.limit,
     "global_clipnorm": ranges.limit,
     "loss_scale_factor": ranges.positive,
+    "ema_momentum": ranges.share,
+    "ema_overwrite_frequency": ranges.whole,
+    "gradient_accumulation_steps": functools.partial(ranges.whole, least=2),
 }
 
 
@@ -67,9 +71,8 @@ class Optimizer(keras.optimizers.Optimizer):
         if not callable(learning_rate) and not isinstance(learning_rate, dict):
             learning_rate = ranges.not_negative("learning_rate", learning_rate)
         for name, check in _LIMITS.items():
-            options[name] = ranges.optional(check, name, options.get(name))
-        if options.get("gradient_accumulation_steps") is not None:
-            ranges.whole("gradient_accumulation_steps", options["gradient_accumulation_steps"], least=2)
+            if options.get(name) is not None:
+                options[name] = check(name, options[name])
         super().__init__(learning_rate, **options)
         self._selection = Selection()
 

@@ -47,11 +47,13 @@ class Factorisation(keras.layers.Layer):
         self.item_vectors = self.add_weight(shape=(self.items + 1, self.factors), initializer=vectors(), name="item")
 
     def call(self, inputs):
+        # Gathered from the variables themselves: from the Keras ones it would be from a copy of the table.
         user, item = inputs["user"], inputs["item"]  # [batch]
         known_user, known_item = tf.cast(user > 0, tf.float32), tf.cast(item > 0, tf.float32)  # [batch]
-        p = tf.gather(self.user_vectors, user) * known_user[:, None]  # [batch, factors]
-        q = tf.gather(self.item_vectors, item) * known_item[:, None]  # [batch, factors]
-        b, c = tf.gather(self.user_bias, user) * known_user, tf.gather(self.item_bias, item) * known_item
+        p = tf.gather(self.user_vectors.value, user) * known_user[:, None]  # [batch, factors]
+        q = tf.gather(self.item_vectors.value, item) * known_item[:, None]  # [batch, factors]
+        b = tf.gather(self.user_bias.value, user) * known_user  # [batch]
+        c = tf.gather(self.item_bias.value, item) * known_item  # [batch]
         rating = self.mean + b + c + tf.reduce_sum(p * q, axis=1)
         penalty = tf.reduce_sum(p * p, 1) + tf.reduce_sum(q * q, 1) + b * b + c * c
         return {"rating": rating, "penalty": penalty}

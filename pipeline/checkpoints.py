@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from models.analysis import Analysis
@@ -22,10 +23,16 @@ log = logging.getLogger(__name__)
 
 
 def save(
-    root: Path, step: int, model: keras.Model, optimizer: keras.optimizers.Optimizer, facts: dict[str, Any]
+    root: Path,
+    step: int,
+    model: keras.Model,
+    optimizer: keras.optimizers.Optimizer,
+    facts: dict[str, Any],
+    evaluated: list[np.ndarray] | None = None,
 ) -> Path:
     """Commits `root/<step>`; `facts` (JSON values) come back from `restore`. Does nothing where it is there already and
-    whole; one that was damaged, and so passed over when the run went on, is written anew."""
+    whole; one that was damaged, and so passed over when the run went on, is written anew. `evaluated`: the values of
+    the model's variables that were evaluated, where they are not those that training goes on from."""
     destination = Path(root) / f"{step:09d}"
     if destination.exists():
         try:
@@ -34,8 +41,11 @@ def save(
         except UserError:
             _remove(destination)
     with manifest.committing(destination, exist_ok=True) as draft:
-        _checkpoint(model, optimizer).write(str(draft.path / "state"))
-        draft.facts.update(facts, step=step)
+        parts = _parts(model, optimizer)
+        if evaluated is not None:
+            parts["evaluated"] = [tf.Variable(value) for value in evaluated]
+        tf.train.Checkpoint(**parts).write(str(draft.path / "state"))
+        draft.facts.update(facts, step=step, evaluated=evaluated is not None)
     return destination
 
 
@@ -59,11 +69,14 @@ def restore(root: Path, model: keras.Model, optimizer: keras.optimizers.Optimize
 
 
 def read(path: Path, model: keras.Model, optimizer: keras.optimizers.Optimizer | None = None) -> dict[str, Any]:
-    """Verifies one checkpoint, restores it (without `optimizer` the model alone), and returns its facts."""
+    """Verifies one checkpoint, restores it to train on from, or without `optimizer` to evaluate; returns its facts."""
     facts = manifest.verify(path)
+    parts = _parts(model, optimizer)
+    if optimizer is None and facts.get("evaluated"):
+        parts = {"evaluated": parts["model"]}
     try:
-        status = _checkpoint(model, optimizer).read(str(path / "state"))
-        status.assert_consumed() if optimizer is not None else status.expect_partial().assert_existing_objects_matched()
+        status = tf.train.Checkpoint(**parts).read(str(path / "state"))
+        status.expect_partial().assert_existing_objects_matched()
     except (tf.errors.OpError, AssertionError, ValueError) as error:
         raise Corrupt(f"{path} does not fit the model ({str(error).splitlines()[0]}).") from None
     return facts
@@ -102,8 +115,8 @@ def _remove(path: Path) -> None:
     shutil.rmtree(doomed)
 
 
-def _checkpoint(model: keras.Model, optimizer: keras.optimizers.Optimizer | None) -> tf.train.Checkpoint:
+def _parts(model: keras.Model, optimizer: keras.optimizers.Optimizer | None) -> dict[str, list[tf.Variable]]:
     parts = {"model": [v.value for v in model.variables]}
     if optimizer is not None:
         parts["optimizer"] = [v.value for v in optimizer.variables]
-    return tf.train.Checkpoint(**parts)
+    return parts

@@ -1,4 +1,10 @@
-"""Gradient descent as configured: the optimizer, its learning-rate schedule, and clipping of the reduced gradient."""
+"""Gradient descent as configured: the optimizer, its learning-rate schedule, and one update with clipping.
+
+The optimizers of custom_optimizers clip the gradient of the whole batch themselves, and sum the rows of sparse ones.
+Keras' own clip on each replica, before its sum; for them both is done here.
+"""
+
+import inspect
 
 import keras
 import tensorflow as tf
@@ -6,6 +12,8 @@ import tensorflow as tf
 import custom_optimizers
 from pipeline.config import Optimizer
 from pipeline.errors import USAGE, UserError
+
+_CLIPS = {"value": "clipvalue", "norm": "clipnorm", "global_norm": "global_clipnorm"}
 
 
 def schedule_of(options: Optimizer, steps_per_epoch: int, epochs: int):
@@ -30,31 +38,56 @@ def optimizer_of(options: Optimizer, steps_per_epoch: int, epochs: int) -> keras
     known = {}
     for module in (keras.optimizers, custom_optimizers):
         for name, value in vars(module).items():
-            if isinstance(value, type) and issubclass(value, keras.optimizers.Optimizer):
+            rule = isinstance(value, type) and issubclass(value, keras.optimizers.Optimizer)
+            if rule and "learning_rate" in inspect.signature(value).parameters:  # not those around another optimizer
                 known[name.lower()] = value
-    for abstract in ("optimizer", "lossscaleoptimizer"):
-        known.pop(abstract, None)
-    if options.name.lower().replace("_", "") not in known:
+    del known["optimizer"]
+    rule = known.get(options.name.lower().replace("_", ""))
+    if rule is None:
         raise UserError(f"--optimizer.name {options.name}: not known; there are {', '.join(sorted(known))}.", USAGE)
     arguments = dict(options.arguments)
     if options.weight_decay is not None:
         arguments["weight_decay"] = options.weight_decay
+    if options.clip != "none" and issubclass(rule, custom_optimizers.Optimizer):
+        arguments[_CLIPS[options.clip]] = options.clip_at
     try:
-        return known[options.name.lower().replace("_", "")](
-            learning_rate=schedule_of(options, steps_per_epoch, epochs), **arguments
-        )
+        return rule(learning_rate=schedule_of(options, steps_per_epoch, epochs), **arguments)
     except (TypeError, ValueError) as error:
         raise UserError(
             f"--optimizer.arguments: {options.name} refuses them ({str(error).splitlines()[0]}).", USAGE
         ) from None
 
 
-def clip(gradients: list[tf.Tensor], options: Optimizer) -> tuple[list[tf.Tensor], tf.Tensor]:
-    """Clipped gradients, and the global norm sqrt(sum |g|^2) they had before.
+def averages(optimizer: keras.optimizers.Optimizer) -> bool:
+    """Whether the weights to evaluate are others than those that gradients are taken at."""
+    rule = getattr(optimizer, "inner_optimizer", optimizer)
+    return rule.averages if isinstance(rule, custom_optimizers.Optimizer) else bool(rule.use_ema)
 
-    Must see the gradient summed over replicas: Keras' own clipping runs before that sum, so that N replicas would not
-    descend as one does.
+
+def update(optimizer: keras.optimizers.Optimizer, gradients: list, variables: list, options: Optimizer) -> tf.Tensor:
+    """One update from this replica's gradients (of the scaled loss, where the optimizer scales it), in a replica.
+
+    Returns the global norm sqrt(sum |g|^2) of the whole batch's gradient before clipping.
     """
+    scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+    rule = optimizer.inner_optimizer if scaled else optimizer
+    total = custom_optimizers.sum_over_replicas(gradients)
+    scale = tf.cast(optimizer.dynamic_scale, tf.float32) if scaled else 1.0
+    if isinstance(rule, custom_optimizers.Optimizer):
+        if scaled:
+            optimizer.apply(gradients, variables)
+        else:
+            optimizer.apply_total(total, variables)
+        return custom_optimizers.global_norm(total) / scale
+    # Keras sums over the replicas inside apply; each hands in the same gradient, so each hands in its share.
+    replicas = tf.distribute.get_strategy().num_replicas_in_sync
+    clipped, norm = clip([tf.convert_to_tensor(g) / scale for g in total], options)
+    optimizer.apply([g * scale / replicas for g in clipped], variables)
+    return norm
+
+
+def clip(gradients: list[tf.Tensor], options: Optimizer) -> tuple[list[tf.Tensor], tf.Tensor]:
+    """Clipped gradients, and the global norm sqrt(sum |g|^2) they had before."""
     norm = tf.linalg.global_norm(gradients)
     if options.clip == "value":
         finite = tf.math.is_finite(norm)  # what overflowed must stay visible to loss scaling

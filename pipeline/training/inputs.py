@@ -4,9 +4,11 @@ Decoding, tokenising and table look-ups do not depend on the epoch, so they are 
 list of row numbers; resuming in the middle of an epoch is starting that list further on.
 """
 
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -58,6 +60,18 @@ def prepare(records_dir: Path, config: Config, spec: ModelSpec, analysis: Analys
     return Rows(joined, target, None if ragged is None else ragged.row_lengths().numpy())
 
 
+def samples(rows: Rows, config: Config, count: int = 32) -> list[dict[str, tf.Tensor]]:
+    """`count` batches of inputs as they are, without augmentation, for statistics over the training rows."""
+    size = config.train.batch_size
+    numbers = order(config.train.seed, 0, len(rows), size, rows.lengths)[: count * size]
+    return [_gather(rows.inputs, numbers[i : i + size]) for i in range(0, len(numbers), size)]
+
+
+def _gather(inputs: dict, numbers) -> dict[str, tf.Tensor]:
+    parts = {name: tf.gather(value, numbers) for name, value in inputs.items()}
+    return {name: part.to_tensor(0) if isinstance(part, tf.RaggedTensor) else part for name, part in parts.items()}
+
+
 def order(seed: int, epoch: int, rows: int, batch: int, lengths: np.ndarray | None = None) -> np.ndarray:
     """Row numbers of an epoch, [rows] int64: a permutation. With lengths, windows of it are sorted by length and the
     batches shuffled, so that padding is small and the order still differs in each epoch."""
@@ -86,46 +100,56 @@ def weighted_batches(order: np.ndarray, batch: int) -> tuple[np.ndarray, np.ndar
     return filled.reshape(steps, batch), counts / counts.sum(axis=1, keepdims=True)
 
 
-def batches(rows: Rows, config: Config, spec: ModelSpec, strategy: tf.distribute.Strategy) -> Callable[[int], Iterator]:
-    """A function from an update number to an iterator over (inputs, target, weights) for the rest of its epoch.
+@dataclass(frozen=True)
+class Part:
+    """Some updates of one epoch, padded to the same length in every call so that a compiled call has one shape."""
 
-    Each replica gets an equal, contiguous part of every global batch. No Python runs inside the iterator: one that did
-    could wait for the interpreter's lock while the interpreter waits for it to end.
+    numbers: Any  # [calls, share] int64: the rows of each batch
+    weights: Any  # [calls, share] float32: sum to 1 over all replicas
+    draws: Any  # [calls, share, draws] float32: random numbers of each row
+    count: tf.Tensor  # how many of the calls are updates
+
+
+def parts(rows: Rows, config: Config, spec: ModelSpec, strategy: tf.distribute.Strategy) -> Callable[[int, int], Part]:
+    """A function (update number, count) -> the next `count` batches, at most steps_per_call and within one epoch.
+
+    Each replica gets an equal, contiguous part of every global batch.
     """
-    train, size, replicas = config.train, config.train.batch_size, strategy.num_replicas_in_sync
-    per_epoch, share = -(-len(rows) // size), size // replicas
-    signature = [
-        tf.TensorSpec([share], tf.int64),
-        tf.TensorSpec([share], tf.float32),
-        tf.TensorSpec([share, spec.draws], tf.float32),
-    ]
+    train, size = config.train, config.train.batch_size
+    per_epoch, share = -(-len(rows) // size), size // strategy.num_replicas_in_sync
+    calls = min(train.steps_per_call, per_epoch)
 
-    @tf.function(input_signature=signature)  # traced once, not once an epoch
-    def gather(numbers, weights, draws):
-        inputs = {}
-        for name, value in rows.inputs.items():
-            part = tf.gather(value, numbers)
-            inputs[name] = part.to_tensor(0) if isinstance(part, tf.RaggedTensor) else part
-        if spec.augment is not None:
-            inputs = spec.augment(inputs, draws, config.model)
-        return inputs, tf.gather(rows.target, numbers), weights
-
-    def rest_of_epoch(step: int) -> Iterator:
-        epoch, done = divmod(step, per_epoch)
+    @functools.lru_cache(maxsize=1)
+    def epoch_arrays(epoch: int) -> tuple[np.ndarray, ...]:
         numbers, weights = weighted_batches(order(train.seed, epoch, len(rows), size, rows.lengths), size)
         random = np.random.Generator(np.random.PCG64([train.seed, epoch, 1]))
         draws = random.random((len(rows), spec.draws), np.float32)[numbers]  # a row's, wherever it stands in the order
+        return numbers, weights, draws
 
-        def pipeline(context: tf.distribute.InputContext) -> tf.data.Dataset:
-            mine = replicas // context.num_input_pipelines  # replicas of this worker
-            first = context.input_pipeline_id * mine * share
-            parts = tuple(  # [steps * mine, share, ...]: one element for each of this worker's replicas in turn
-                a[done:, first : first + mine * share].reshape((per_epoch - done) * mine, share, *a.shape[2:])
-                for a in (numbers, weights, draws)
+    def part(step: int, count: int) -> Part:
+        epoch, done = divmod(step, per_epoch)
+
+        def placed(array: np.ndarray):
+            piece = array[done : done + count]
+            piece = np.pad(piece, [(0, calls - count)] + [(0, 0)] * (piece.ndim - 1))
+            if strategy.num_replicas_in_sync == 1:
+                return tf.constant(piece)
+            return strategy.experimental_distribute_values_from_function(
+                lambda context: tf.constant(piece[:, context.replica_id_in_sync_group * share :][:, :share])
             )
-            dataset = tf.data.Dataset.from_tensor_slices(parts)
-            return dataset.map(gather, num_parallel_calls=2, deterministic=True).prefetch(4)
 
-        return iter(strategy.distribute_datasets_from_function(pipeline))
+        return Part(*(placed(array) for array in epoch_arrays(epoch)), tf.constant(count))
 
-    return rest_of_epoch
+    return part
+
+
+def batch(rows: Rows, config: Config, spec: ModelSpec) -> Callable:
+    """A function (numbers [share], draws [share, draws]) -> (inputs, target), gathered and augmented inside a graph."""
+
+    def gathered(numbers, draws):
+        inputs = _gather(rows.inputs, numbers)
+        if spec.augment is not None:
+            inputs = spec.augment(inputs, draws, config.model)
+        return inputs, tf.gather(rows.target, numbers)
+
+    return gathered

@@ -18,6 +18,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+import custom_optimizers
 from models.analysis import load
 from models.spec import spec_of
 from pipeline import checkpoints, manifest, records, runs
@@ -86,7 +87,7 @@ def _train(config: Config, records_dir: Path, run_dir: Path) -> None:
         model = spec.build(config.model, analysis)
         optimizer = descent.optimizer_of(config.optimizer, per_epoch, options.epochs)
         if options.precision == "mixed_float16":
-            optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+            optimizer = custom_optimizers.LossScaleOptimizer(optimizer)
         optimizer.build(model.trainable_variables)
     classes = getattr(analysis, "classes", ())
     serving = spec.serve(model, config.model, analysis)  # validation asks the model as a client will
@@ -96,13 +97,17 @@ def _train(config: Config, records_dir: Path, run_dir: Path) -> None:
     manifest.sweep(root)
     saved = checkpoints.restore(root, model, optimizer)
     standing = Standing(**saved["standing"]) if saved else Standing()
-    steps = step.compiled(model, optimizer, spec, config, strategy)
+    part = inputs.parts(rows, config, spec, strategy)
+    steps = step.compiled(model, optimizer, spec, config, strategy, inputs.batch(rows, config, spec))
     total, started = options.epochs * per_epoch, time.perf_counter() - standing.seconds
 
-    def save() -> None:
+    averages = descent.averages(optimizer)
+    samples = inputs.samples(rows, config) if averages else None
+
+    def save(evaluated: list | None = None) -> None:
         standing.seconds = time.perf_counter() - started
         journal.sync()
-        checkpoints.save(root, standing.step, model, optimizer, {"standing": vars(standing)})
+        checkpoints.save(root, standing.step, model, optimizer, {"standing": vars(standing)}, evaluated)
         checkpoints.prune(root, options.keep, standing.best_checkpoint)
 
     # 5. Many updates a call; an epoch ends with validation and a checkpoint.
@@ -111,14 +116,12 @@ def _train(config: Config, records_dir: Path, run_dir: Path) -> None:
         Journal(run_dir, options.tensorboard, standing.step) as journal,
         Progress(total, options.batch_size, standing.step) as progress,
     ):
-        rest_of_epoch = inputs.batches(rows, config, spec, strategy)
-        batches = rest_of_epoch(standing.step)
         while standing.step < total and not _out_of_patience(standing, per_epoch, config):
             epoch = standing.step // per_epoch + 1
             count = min(options.steps_per_call, epoch * per_epoch - standing.step)
             before = time.perf_counter()
             try:
-                losses, norm = (value.numpy() for value in steps(batches, tf.constant(count)))
+                losses, norm = (value.numpy() for value in steps(part(standing.step, count)))
             except tf.errors.UnimplementedError as error:  # XLA has no kernel, or none that is deterministic
                 first = next(line for line in error.message.splitlines()[1:] if " " in line)
                 raise UserError(
@@ -140,15 +143,16 @@ def _train(config: Config, records_dir: Path, run_dir: Path) -> None:
                     "The checkpoints before it stay."
                 )
             if standing.step == epoch * per_epoch:
-                metrics = validate(serving.functions, held_out, config.task, classes, run_dir)
+                with custom_optimizers.evaluating(optimizer, model, samples):
+                    metrics = validate(serving.functions, held_out, config.task, classes, run_dir)
+                    evaluated = [keras.ops.convert_to_numpy(v) for v in model.variables] if averages else None
                 score = metrics[spec.monitor]
                 if better := standing.better(score, spec.lower_is_better):
                     standing.best_score, standing.best_epoch = score, epoch
                     standing.best_checkpoint = f"{standing.step:09d}"
                 journal.write(step=standing.step, epoch=epoch, split="val", **metrics)
                 progress.epoch(epoch, options.epochs, metrics, better)
-                save()
-                batches = rest_of_epoch(standing.step)
+                save(evaluated)
             if stop.is_set():
                 save()
                 raise UserError(

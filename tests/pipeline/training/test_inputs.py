@@ -51,14 +51,30 @@ def image(tmp_path_factory):
     return config, spec, inputs.prepare(directory, config, spec, load(directory, "image"))
 
 
-def take(image, start: int, count: int, strategy: str = "cpu", **train) -> list:
-    """`count` batches from update number `start` on, over as many epochs as that takes."""
+def take(image, start: int, count: int, strategy: str = "cpu", calls: int = 1, **train) -> list:
+    """`count` batches (inputs, target, weights) from update number `start` on, over as many epochs as that takes."""
     config, spec, rows = image
-    rest_of_epoch = inputs.batches(rows, tiny.with_train(config, **train), spec, strategy_of(strategy))
-    taken: list = []
-    while len(taken) < count:
-        taken += list(rest_of_epoch(start + len(taken)))
-    return taken[:count]
+    config, strategy = tiny.with_train(config, steps_per_call=calls, **train), strategy_of(strategy)
+    part, batch = inputs.parts(rows, config, spec, strategy), inputs.batch(rows, config, spec)
+
+    def one(numbers, weights, draws):
+        return *batch(numbers[0], draws[0]), weights[0]
+
+    parts = (part(start + i, 1) for i in range(count))
+    return [strategy.run(one, args=(p.numbers, p.weights, p.draws)) for p in parts]
+
+
+def test_a_part_of_several_updates_holds_the_batches_in_order_and_has_one_shape(image):
+    config, spec, rows = image
+    config = tiny.with_train(config, steps_per_call=4)  # 96 rows in batches of 16: six updates an epoch
+    part = inputs.parts(rows, config, spec, strategy_of("cpu"))
+    numbers, weights = inputs.weighted_batches(inputs.order(0, 1, 96, 16), 16)
+    first, rest = part(6, 4), part(10, 2)
+    np.testing.assert_array_equal(first.numbers, numbers[:4])
+    np.testing.assert_array_equal(rest.numbers[:2], numbers[4:])
+    np.testing.assert_array_equal(rest.weights[:2], weights[4:])
+    assert rest.numbers.shape == first.numbers.shape
+    assert (int(first.count), int(rest.count)) == (4, 2)
 
 
 def test_starting_at_update_n_gives_what_an_undisturbed_stream_gives_there(image):
@@ -97,7 +113,7 @@ def test_padding_of_a_text_batch_goes_no_further_than_its_longest_text(tmp_path)
     directory = tiny.records_dir("sentiment", tmp_path)
     config, spec = tiny.config("sentiment", tmp_path), spec_of("sentiment")
     rows = inputs.prepare(directory, config, spec, load(directory, "sentiment"))
-    for x, _, _ in inputs.batches(rows, config, spec, strategy_of("cpu"))(0):
+    for x, _, _ in take((config, spec, rows), 0, 2):
         tokens = x["tokens"].numpy()
         assert (tokens[:, -1] != 0).any()
 

@@ -18,10 +18,10 @@ class Ftrl(Optimizer):
     A sparse gradient touches its rows only. That is exact while the learning rate is constant, shrinkage is 0 and the
     table started at zero: a row without gradient does not move.
 
-    Args: learning_rate above 0 at every update; learning_rate_power of 0 or below; initial_accumulator_value, first
-    value of n; l1_regularization_strength, l2_regularization_strength; l2_shrinkage_regularization_strength, adds
-    2 * shrinkage * w to the gradient in z, but not in n; beta; all of 0 or above. Raises ValueError where n, beta and
-    l2 are all zero at the start, for which w is 0 / 0.
+    Args: learning_rate (it divides: an update at rate 0 is left out); learning_rate_power of 0 or below;
+    initial_accumulator_value, first value of n; l1_regularization_strength; l2_regularization_strength;
+    l2_shrinkage_regularization_strength, adds 2 * shrinkage * w to the gradient in z, but not in n; beta; all of 0 or
+    above. Raises ValueError where n, beta and l2 are all zero at the start, for which w is 0 / 0.
     """
 
     lazy = True
@@ -54,13 +54,15 @@ class Ftrl(Optimizer):
         return {"accumulator": Slot(self.initial_accumulator_value), "linear": Slot()}
 
     def update(self, gradient, weight, slots, step):
-        n, power = slots["accumulator"], -self.learning_rate_power
-        root_before = n**power
-        n = n + ops.square(gradient)
+        moves = step.rate > 0
+        rate = ops.where(moves, step.rate, 1.0)
+        power, l1 = -self.learning_rate_power, self.l1_regularization_strength
+        n = slots["accumulator"] + ops.square(gradient)
         root = n**power
         slope = gradient + 2 * self.l2_shrinkage_regularization_strength * weight
-        z = slots["linear"] + slope - (root - root_before) / step.rate * weight
-        l1 = self.l1_regularization_strength
+        z = slots["linear"] + slope - (root - slots["accumulator"] ** power) / rate * weight
         kept = ops.where(ops.abs(z) <= l1, 0.0, z - ops.sign(z) * l1)
-        curve = (self.beta + root) / step.rate + 2 * self.l2_regularization_strength
-        return -kept / curve - weight, {"accumulator": n, "linear": z}
+        curve = (self.beta + root) / rate + 2 * self.l2_regularization_strength
+        new = {"accumulator": n, "linear": z}
+        delta = ops.where(moves, -kept / curve - weight, 0.0)
+        return delta, {name: ops.where(moves, value, slots[name]) for name, value in new.items()}

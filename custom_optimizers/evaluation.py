@@ -52,7 +52,7 @@ def _enter(optimizer, model, batches) -> list:
         for variable, value in zip(variables, evaluation_weights(optimizer, model), strict=True):
             variable.assign(ops.copy(value))  # a copy: JAX gives the buffers of a model away when it trains
         for mark in marks:
-            mark.assign(ops.ones_like(mark))
+            mark.assign(1.0)
         if batches is not None:
             recompute_statistics(model, batches)
     except BaseException:
@@ -77,7 +77,7 @@ def _to_training(optimizer, model) -> None:
         weight = ops.cast(sparse.read(variable), next(iter(slots.values())).dtype)  # half precision: in float32
         variable.assign(ops.cast(rule.training(weight, slots), variable.dtype))
     for mark in rule.marks:
-        mark.assign(ops.zeros_like(mark))
+        mark.assign(0.0)
 
 
 def _snapshot(variable):

@@ -340,7 +340,7 @@ class Optimizer(keras.optimizers.Optimizer):
             variable.assign(value)
         if self.built and int(sparse.read(self.iterations)):
             for mark in self.marks:
-                mark.assign(ops.ones_like(mark))
+                mark.assign(1.0)
 
     @property
     def marks(self) -> list:

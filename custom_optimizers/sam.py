@@ -75,7 +75,7 @@ class SAM(Wrapper):
         share = self.rho / ops.maximum(clipping.norm(stretched), 1e-12)
         for variable, home, scale, g in zip(variables, homes, scales, stretched, strict=True):
             variable.assign(ops.cast(home + ops.cast(share, home.dtype) * scale * g, variable.dtype))
-        self._state.shared["away"].assign(ops.ones_like(self._state.shared["away"]))
+        self._state.shared["away"].assign(1.0)
 
     def restore(self) -> None:
         """Puts the weights back after `ascend`, for a loop that may skip `apply`. `apply` does so by itself."""

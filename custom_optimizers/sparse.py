@@ -61,7 +61,7 @@ def accumulate(variable, gradient) -> None:
 def mark(flags, gradient) -> None:
     """Sets the flags [rows] of the rows that a gradient touches: all of them for a dense one."""
     if not is_sparse(gradient):
-        flags.assign(ops.ones_like(flags))
+        flags.assign(ops.ones(flags.shape, flags.dtype))
         return
     import tensorflow as tf
 

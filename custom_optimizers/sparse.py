@@ -21,8 +21,46 @@ def summed(gradient, stay_sparse: bool, shape: tuple):
 
     if not stay_sparse:
         return None, tf.math.unsorted_segment_sum(gradient.values, gradient.indices, shape[0])
+    if _under_xla():
+        return _summed_in_place(gradient.indices, gradient.values, shape[0])
     rows, place = tf.unique(gradient.indices)
     return rows, tf.math.unsorted_segment_sum(gradient.values, place, tf.size(rows))
+
+
+def _summed_in_place(ids, values, count: int):
+    """The same with shapes that XLA knows: each row's sum stands where the row comes first; its other places hold a
+    zero gradient for row `count`, which is none: XLA drops writes to it."""
+    import tensorflow as tf
+
+    n = tf.size(ids)
+    if ids.shape[0] is not None and ids.shape[0] <= _FEW:
+        places = tf.range(n)
+        place = tf.reduce_min(tf.where(ids[:, None] == ids[None, :], places[None, :], n), axis=1)  # [n]: first equal
+        rows = tf.where(place == places, ids, tf.cast(count, ids.dtype))
+        return rows, tf.math.unsorted_segment_sum(values, place, n)
+    order = tf.argsort(ids, stable=True)
+    ids, values = tf.gather(ids, order), tf.gather(values, order)
+    first = tf.concat([[True], ids[1:] != ids[:-1]], axis=0)[:n]
+    place = tf.cumsum(tf.cast(first, tf.int32)) - 1  # [n]: which of the different rows
+    rows = tf.math.unsorted_segment_max(ids, place, n)
+    live = tf.range(n) <= place[-1:]
+    return tf.where(live, rows, tf.cast(count, ids.dtype)), tf.math.unsorted_segment_sum(values, place, n)
+
+
+_FEW = 512  # up to here comparing all pairs costs less than sorting
+
+
+def _under_xla() -> bool:
+    """Whether this is traced for jit_compile: no public name tells."""
+    import tensorflow as tf
+    from tensorflow.python.ops import control_flow_util
+
+    return not tf.executing_eagerly() and control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
+
+
+def live(rows, variable):
+    """How many of the rows are rows of the variable."""
+    return ops.sum(ops.cast(rows < variable.shape[0], "int32"))
 
 
 def read(variable, rows=None):
@@ -50,7 +88,7 @@ def write(variable, rows, value):
 def accumulate(variable, gradient) -> None:
     """variable += gradient."""
     if not is_sparse(gradient):
-        variable.assign(ops.convert_to_tensor(variable) + ops.cast(gradient, variable.dtype))
+        variable.assign(read(variable, None) + ops.cast(gradient, variable.dtype))
         return
     import tensorflow as tf
 

@@ -104,12 +104,13 @@ class Shampoo(Optimizer):
             return -step.rate * direction, new
         shape = matrices.folded(step.variable.shape)
         g, mean, measure = (ops.reshape(x, shape) for x in (gradient, mean, measure))
-        grid = []
-        for row in self._grid(step.variable):
+        blocks, grid = self._grid(step.variable), []
+        for row in blocks:
             grid.append([])
             for name, *at in row:
                 own = self._own_slots(slots, name)
-                direction, own = self._block(g[*at], mean[*at], measure[*at], own, step.t)
+                parts = (x[*at] if len(row) * len(blocks) > 1 else x for x in (g, mean, measure))
+                direction, own = self._block(*parts, own, step.t)
                 grid[-1].append(direction)
                 new |= {f"{key}_{name}": value for key, value in own.items()}
         return -step.rate * ops.reshape(matrices.joined(grid), gradient.shape), new
@@ -133,7 +134,7 @@ class Shampoo(Optimizer):
             direction, new["corrected"] = matrices.turned_back(direction, factors), v
         if self.grafting != "none":
             direction = grafted(direction, measure)
-        return ops.where(t >= self.precondition_frequency, direction, measure), new
+        return ops.cond(t >= self.precondition_frequency, lambda: direction, lambda: measure), new
 
     def _statistic(self, old, gram):
         return old + gram if self.shampoo_beta == 1 else moved(old, gram, self.shampoo_beta)

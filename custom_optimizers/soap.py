@@ -83,9 +83,11 @@ class SOAP(Optimizer):
         moves = ops.cast(step.t > 1, step.t.dtype)
         g, m, v = (ops.reshape(x, shape) for x in (gradient, slots["m"], slots["v"]))
         bases = {side: slots[f"{side}_basis"] for side in sides}
-        # A gradient of zero leaves averages of zero what they are, so the first update needs no branch here.
+        # Gradients of zero leave averages of zero what they are, so the first update needs no branch here; the bases
+        # begin as zeros.
+        turned = matrices.turned(g, bases) if sides else moves * g
         count = ops.maximum(step.t - 1, 1)
-        direction, m, v = adam(moves * matrices.turned(g, bases), m, v, count, self.beta_1, self.beta_2, self.epsilon)
+        direction, m, v = adam(turned, m, v, count, self.beta_1, self.beta_2, self.epsilon)
         direction = ops.reshape(matrices.turned_back(direction, bases), gradient.shape)
         if self.weight_decay and self._use_weight_decay(step.variable):
             direction = direction + moves * self.weight_decay * weight

@@ -16,7 +16,7 @@ def norm(gradients: list):
 
 def global_norm(gradients: list):
     """`norm` of gradients as a tape gives them: repeated rows of sparse ones are summed first."""
-    return norm([sparse.summed(g, True, ())[1] for g in gradients if g is not None])
+    return norm([sparse.summed(g, True, (0,))[1] for g in gradients if g is not None])
 
 
 def by_norm(gradient, limit: float):

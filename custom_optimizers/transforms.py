@@ -8,7 +8,7 @@ import inspect
 
 from keras import ops
 
-from custom_optimizers import clipping, ranges
+from custom_optimizers import clipping, ranges, sparse
 
 
 class Transform:
@@ -105,11 +105,13 @@ class cautious(Transform):
     """
 
     def after(self, deltas, gradients, weights, steps):
-        return [self._mask(delta, g) for delta, g in zip(deltas, gradients, strict=True)]
+        return [self._mask(*each) for each in zip(deltas, gradients, steps, strict=True)]
 
-    def _mask(self, delta, g):
+    def _mask(self, delta, g, step):
         mask = ops.cast(delta * g < 0, delta.dtype)
         size = ops.cast(ops.size(delta), delta.dtype)
+        if step.rows is not None:
+            size = size * ops.cast(sparse.live(step.rows, step.variable) / ops.size(step.rows), delta.dtype)
         return delta * mask * (size / (ops.sum(mask) + 1))
 
 

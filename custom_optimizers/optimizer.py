@@ -8,7 +8,6 @@ A rule is a pure function from tensors to tensors; only the core reads and write
 """
 
 import contextlib
-import dataclasses
 import functools
 import inspect
 from typing import Any
@@ -17,7 +16,9 @@ import keras
 from keras import ops
 
 from custom_optimizers import clipping, ranges, replicas, sparse
+from custom_optimizers.moments import moved
 from custom_optimizers.selection import Selection
+from custom_optimizers.state import Slot, State, Step, arithmetic, constant, dtype_of, path
 
 _LIMITS = {
     "weight_decay": ranges.not_negative,
@@ -29,24 +30,6 @@ _LIMITS = {
     "ema_overwrite_frequency": ranges.whole,
     "gradient_accumulation_steps": functools.partial(ranges.whole, least=2),
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class Slot:
-    """State beside a variable: its first value (a number, or "weights": a copy of them) and shape (None: the same)."""
-
-    initial: float | str = 0.0
-    shape: tuple[int, ...] | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Step:
-    """What a rule may know about the update of one variable beside the tensors themselves."""
-
-    t: Any  # the number of this update, from 1, a scalar in the dtype of the arithmetic
-    rate: Any  # the learning rate, a scalar of the same dtype
-    variable: Any  # the variable: its shape and path, never its value
-    rows: Any = None  # [n] which rows the tensors hold, None when they hold all
 
 
 class Optimizer(keras.optimizers.Optimizer):
@@ -126,30 +109,34 @@ class Optimizer(keras.optimizers.Optimizer):
         for variable in variables:
             own = self._overwrite_variable_with_gradient(variable)  # float8 scales: assigned, never descended
             state.append({} if own else {n: self._slot(variable, n, s) for n, s in self.slots(variable).items()})
-        wide = any(_arithmetic(variable) == "float64" for variable in variables)
+        wide = any(arithmetic(variable) == "float64" for variable in variables)
         with self._beside(variables[0]):
             firsts = {**self.shared(), **({"evaluating": 0.0} if self.two_points else {})}
             shared = {
-                name: self.add_variable((), _constant(first), dtype="float64" if wide else "float32", name=name)
+                name: self.add_variable((), constant(first), dtype="float64" if wide else "float32", name=name)
                 for name, first in firsts.items()
             }
         touched = []
         for variable in variables:
             flagged = self.lazy and self.gradient_accumulation_steps and len(variable.shape) > 0
             touched.append(self._slot(variable, "touched", Slot(shape=tuple(variable.shape[:1]))) if flagged else None)
-        self._state = _State(state, shared, touched)
+        self._state = State(state, shared, touched)
 
     def _slot(self, variable, name: str, slot: Slot):
         shape = tuple(variable.shape) if slot.shape is None else slot.shape
-        first = 0.0 if slot.initial == "weights" else slot.initial
+        first = "zeros" if slot.initial == "weights" else slot.initial
         with self._beside(variable):
             return self.add_variable(
                 shape,
-                _constant(first),
-                dtype=_arithmetic(variable),
+                constant(first),
+                dtype=arithmetic(variable),
                 layout=getattr(variable, "_layout", None) if slot.shape is None else None,
-                name=f"{_path(variable).replace('/', '_')}_{name}",
+                name=f"{path(variable).replace('/', '_')}_{name}",
             )
+
+    def add_variable_from_reference(self, reference_variable, name="var", initializer="zeros"):
+        """Averages and accumulators, too, are float32 beside a bfloat16 variable, which Keras' are not."""
+        return self._slot(reference_variable, name, Slot(initializer))
 
     def _beside(self, variable):
         if not replicas.on_tensorflow():
@@ -221,7 +208,7 @@ class Optimizer(keras.optimizers.Optimizer):
     def _update(self, indices: list[int], pairs: list) -> None:
         """One update from (rows, gradient) pairs: gradients of the whole batch, each row once."""
         variables = [self._trainable_variables[index] for index in indices]
-        kinds = [_arithmetic(variable) for variable in variables]
+        kinds = [arithmetic(variable) for variable in variables]
         rows = [row for row, _ in pairs]
         gradients = [ops.cast(gradient, kind) for (_, gradient), kind in zip(pairs, kinds, strict=True)]
         gradients = clipping.clipped(gradients, self.clipnorm, self.global_clipnorm, self.clipvalue)
@@ -236,15 +223,16 @@ class Optimizer(keras.optimizers.Optimizer):
                 left.append(place)
         if left:
             self._by_rule([indices[p] for p in left], [gradients[p] for p in left], [steps[p] for p in left])
+        self._remember(set(range(len(self._trainable_variables))) - set(indices), ops.equal(count, 1))
         for variable in variables:
             if variable.constraint is not None:
-                variable.assign(variable.constraint(ops.convert_to_tensor(variable)))
+                variable.assign(variable.constraint(sparse.read(variable)))
         if self.use_ema:
             self._average(ops.equal(count, 1), count)
 
     def _fused(self, index: int, gradient, step: Step) -> bool:
         variable = step.variable
-        if not replicas.on_tensorflow() or step.rows is not None or _arithmetic(variable) != _kind(variable):
+        if not replicas.on_tensorflow() or step.rows is not None or arithmetic(variable) != dtype_of(variable):
             return False
         slots = {name: sparse.native(slot) for name, slot in self._state.slots[index].items()}
         return self.fused(sparse.native(variable), gradient, slots, step)
@@ -280,26 +268,31 @@ class Optimizer(keras.optimizers.Optimizer):
             read[name] = ops.cond(ops.equal(step.t, 1), lambda w=weight: w, lambda v=value: v) if copies else value
         return read
 
+    def _remember(self, absent: set[int], first) -> None:
+        """Copies the weights of variables without a gradient as well, at the first update: later it would be late."""
+        for index in absent:
+            variable = self._trainable_variables[index]
+            for name, slot in self._state.slots[index].items():
+                if self.slots(variable)[name].initial == "weights":
+                    weight = ops.cast(sparse.read(variable), slot.dtype)
+                    slot.assign(ops.where(first, weight, sparse.read(slot)))
+
     def _rows_of(self, slot, step: Step):
         """The rows of a slot that belong to the rows of its variable; a scalar slot has none of its own."""
         return step.rows if tuple(slot.shape[:1]) == tuple(step.variable.shape[:1]) else None
 
     def _average(self, first, count) -> None:
         """average = momentum * average + (1 - momentum) * w of every variable; the first one is a copy."""
-        for variable, average in zip(self._trainable_variables, self._model_variables_moving_average, strict=True):
-            if average is not None:
-                momentum = ops.where(first, 0.0, self.ema_momentum)
-                momentum = ops.cast(momentum, average.dtype)
-                value = ops.convert_to_tensor(variable)
-                average.assign(momentum * ops.convert_to_tensor(average) + (1 - momentum) * value)
+        pairs = zip(self._trainable_variables, self._model_variables_moving_average, strict=True)
+        pairs = [(variable, average) for variable, average in pairs if average is not None]
+        for variable, average in pairs:
+            value = ops.cast(sparse.read(variable), average.dtype)
+            average.assign(ops.where(first, value, moved(sparse.read(average), value, self.ema_momentum)))
         if self.ema_overwrite_frequency:
 
             def overwrite():
-                for variable, average in zip(
-                    self._trainable_variables, self._model_variables_moving_average, strict=True
-                ):
-                    if average is not None:
-                        variable.assign(ops.convert_to_tensor(average))
+                for variable, average in pairs:
+                    sparse.write(variable, None, sparse.read(average))
 
             replicas.when(ops.equal(count % self.ema_overwrite_frequency, 0), overwrite, self._trainable_variables)
 
@@ -331,7 +324,7 @@ class Optimizer(keras.optimizers.Optimizer):
         stays = ops.equal(self.iterations, 0)  # nothing is averaged before the first update
         if self.two_points:
             stays = ops.logical_or(stays, sparse.read(self._state.shared["evaluating"]) > 0)
-        wide = ops.cast(weight, _arithmetic(variable))
+        wide = ops.cast(weight, arithmetic(variable))
         return ops.cond(stays, lambda: weight, lambda: ops.cast(self.evaluation(wide, slots), weight.dtype))
 
     def finalize_variable_values(self, var_list):
@@ -382,27 +375,3 @@ class Optimizer(keras.optimizers.Optimizer):
         optimizer = super().from_config(config, custom_objects)
         optimizer._selection = selection
         return optimizer
-
-
-class _State:
-    """The variables of an optimizer by what they are for. Not a list or dict, so Keras does not track them twice."""
-
-    def __init__(self, slots, shared, touched):
-        self.slots, self.shared, self.touched = slots, shared, touched
-
-
-def _constant(value: float):
-    """keras.initializers.Constant would round the value to float32, also for a float64 variable."""
-    return (lambda shape, dtype: ops.full(shape, value, dtype)) if value else "zeros"
-
-
-def _kind(variable) -> str:
-    return keras.backend.standardize_dtype(variable.dtype)
-
-
-def _arithmetic(variable) -> str:
-    return "float32" if _kind(variable) in ("float16", "bfloat16") else _kind(variable)
-
-
-def _path(variable) -> str:
-    return getattr(variable, "path", variable.name)

@@ -18,15 +18,15 @@ class Case:
 
 
 CASES = [
-    Case("ADOPT", lambda **o: suite.ADOPT(0.05, **o)),
+    Case("ADOPT", lambda **o: suite.ADOPT(0.05, **{"weight_decay": 0.01, **o})),
     Case("Adan", lambda **o: suite.Adan(0.05, **{"weight_decay": 0.01, **o})),
-    Case("AdEMAMix", lambda **o: suite.AdEMAMix(0.05, alpha_warmup=20, beta_3_warmup=20, **o)),
+    Case("AdEMAMix", lambda **o: suite.AdEMAMix(0.05, beta_3=0.99, alpha=2, alpha_warmup=20, beta_3_warmup=20, **o)),
     Case("Ftrl", lambda **o: suite.Ftrl(0.5, **o)),
     Case("LARS", lambda **o: suite.LARS(1.0, trust_coefficient=0.02, adapt_vectors=True, **o)),
     Case("MARS", lambda **o: suite.MARS(0.05, **o)),
     Case("Momentum", lambda **o: suite.Momentum(0.003, **o)),
     Case("Nesterov", lambda **o: suite.SGD(0.003, 0.9, nesterov=True, **o)),
-    Case("RAdam", lambda **o: suite.RAdam(0.1, **o)),
+    Case("RAdam", lambda **o: suite.RAdam(0.05, **o)),
     Case("SGD", lambda **o: suite.SGD(0.005, **o)),
     Case("Adagrad", lambda **o: suite.Adagrad(0.5, **o)),
     Case("Adam", lambda **o: suite.Adam(0.05, **o)),

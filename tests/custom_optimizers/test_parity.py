@@ -146,7 +146,7 @@ CASES = [
             )
         ),
     ),
-    Case("RAdam, never adapted", lambda: suite.RAdam(RATE, beta_2=0.5), by_optax(lambda: optax.radam(RATE, b2=0.5))),
+    Case("RAdam, never adapted", lambda: suite.RAdam(RATE, beta_2=0.0), by_optax(lambda: optax.radam(RATE, b2=0.0))),
     Case("RowWiseAdagrad", lambda: suite.RowWiseAdagrad(RATE), by_row(references.row_wise_adagrad())),
     Case(
         "ScheduleFreeAdamW",
@@ -160,6 +160,12 @@ CASES = [
         by_optax(lambda: optax.contrib.schedule_free_sgd(RATE, weight_decay=0.1), free),
     ),
     Case("SGD", lambda: suite.SGD(RATE), by_optax(lambda: optax.sgd(RATE))),
+    Case("SGD, momentum", lambda: suite.SGD(RATE, 0.9), by_optax(lambda: optax.sgd(RATE, momentum=0.9))),
+    Case(
+        "SGD, momentum and rate in one cycle",
+        lambda: suite.SGD(CYCLE, CYCLE.momentum(), nesterov=True),
+        by_array(references.momentum(rates(CYCLE), rates(CYCLE.momentum()), nesterov=True)),
+    ),
 ]
 AVERAGING = [case for case in CASES if case.make().two_points]
 

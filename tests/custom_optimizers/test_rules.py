@@ -87,13 +87,26 @@ def test_a_schedule_of_momentum_is_kept_in_the_config_as_json():
     assert plain.momentum.get_config() == optimizer.momentum.get_config()
 
 
-def test_momentum_that_is_not_lazy_moves_rows_that_are_absent():
+@pytest.mark.parametrize(
+    ("make", "moves"),
+    [
+        (lambda: suite.Momentum(0.1), False),
+        (lambda: suite.Momentum(0.1, lazy=False), True),
+        (lambda: suite.SGD(0.1), False),
+        (lambda: suite.SGD(0.1, 0.9), True),
+    ],
+    ids=["Momentum", "Momentum of all rows", "SGD", "SGD with momentum"],
+)
+def test_momentum_moves_rows_that_are_absent_unless_it_is_lazy(make, moves):
     table = {"table": (problem.ROWS, 2)}
-    stored = problem.gradients(ids=[[0], [1]], shapes=table)
-    for lazy in (False, True):
-        variables = problem.variables(table, "float64")
-        before, after = problem.descend(suite.Momentum(0.1, lazy=lazy), variables, stored, "float64")
-        assert np.array_equal(before[0][0], after[0][0]) is lazy
+    variables = problem.variables(table, "float64")
+    before, after = problem.descend(make(), variables, problem.gradients(ids=[[0], [1]], shapes=table), "float64")
+    assert np.array_equal(before[0][0], after[0][0]) is not moves
+
+
+def test_sgd_without_momentum_has_no_state():
+    optimizer = problem.built(suite.SGD(0.1), problem.variables())
+    assert [variable.path.split("/")[-1] for variable in optimizer.variables] == ["iteration", "learning_rate"]
 
 
 def test_ftrl_makes_weights_of_weak_features_exactly_zero():

@@ -64,6 +64,13 @@ def test_weights_and_the_switch_are_those_of_algorithm_1(tolerance, dtype, near)
         assert problem.far(ours, theirs) < near, f"after step {step}"
 
 
+def test_the_step_of_the_switch_does_not_depend_on_the_size_of_the_rate():
+    start, stored = given()
+    switches = [run(suite.SWATS(rate, tolerance=0.1), start, stored)[1] for rate in (1e-5, RATE, 100.0)]
+    assert any(switches[0])
+    assert switches[0] == switches[1] == switches[2]
+
+
 def test_float32_can_switch_at_the_default_tolerance():
     """An even gradient settles the rate at once, up to rounding; the paper's 1e-9 would not see it."""
     start = [np.zeros(3)]

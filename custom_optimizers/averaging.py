@@ -27,7 +27,7 @@ class Follower(Wrapper):
         if rule.lazy and not isinstance(rule, SGD | Adagrad | RowWiseAdagrad):
             raise ValueError(
                 f"{type(self).__name__} needs every row of a variable, and {type(rule).__name__} as it is set up moves "
-                "those of the batch only; wrap Adam, AdamW, Momentum(lazy=False) or another one that is not lazy."
+                "those of the batch only; wrap Adam, AdamW, or another optimizer that is not lazy."
             )
         if self.inner.two_points:
             raise ValueError(

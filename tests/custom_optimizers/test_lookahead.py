@@ -103,7 +103,7 @@ def test_slow_weights_stay_inside_a_constraint():
 
 REFUSED = {
     "LazyAdam": lambda: suite.LazyAdam(0.1),
-    "Momentum": lambda: suite.Cautious(suite.Momentum(0.1)),
+    "Momentum": lambda: suite.Cautious(suite.Momentum(0.1, lazy=True)),
     "ScheduleFreeSGD": lambda: suite.ScheduleFreeSGD(0.1),
     "Lookahead": lambda: suite.Lookahead(suite.Adam(0.1)),
     "StochasticWeightAveraging": lambda: suite.Cautious(suite.StochasticWeightAveraging(suite.Adam(0.1))),

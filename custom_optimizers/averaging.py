@@ -24,10 +24,10 @@ class Follower(Wrapper):
         rule = self.inner
         while isinstance(rule, Wrapper):
             rule = rule.inner
-        if rule.lazy and not isinstance(rule, SGD | Adagrad | RowWiseAdagrad):
+        if rule.lazy and type(rule) not in (SGD, Adagrad, RowWiseAdagrad):  # not Momentum, which is a subclass
             raise ValueError(
                 f"{type(self).__name__} needs every row of a variable, and {type(rule).__name__} as it is set up moves "
-                "those of the batch only; wrap Adam, AdamW, or another optimizer that is not lazy."
+                "those of the batch only; wrap Adam, AdamW or another optimizer that is not lazy."
             )
         if self.inner.two_points:
             raise ValueError(

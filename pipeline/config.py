@@ -128,6 +128,11 @@ class Train:
     """Which tf.distribute strategy runs the steps."""
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
     """Keras' dtype policy."""
+    plan: Literal["measured", "given"] = "measured"
+    """measured: jit, precision (if bfloat16 is allowed) and steps_per_call are set to the fastest before the first
+    update; given: they are taken as they are."""
+    allow_bfloat16: bool = False
+    """A measured plan may compute in mixed_bfloat16; variables stay float32."""
     jit: bool = False
     """Compile the step with XLA."""
     steps_per_call: int = 50

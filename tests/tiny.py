@@ -26,7 +26,9 @@ def config(task: str, root: Path, **train) -> Config:
         model=model,
         data=Data(source="sample", name=task),
         optimizer=Optimizer(learning_rate=0.01),
-        train=Train(**{"batch_size": 16, "epochs": 2, "steps_per_call": 4, "tensorboard": False, **train}),
+        train=Train(
+            **{"batch_size": 16, "epochs": 2, "steps_per_call": 4, "tensorboard": False, "plan": "given", **train}
+        ),
         run=Run(name=f"tiny-{task}", model=task, root=root),
     )
 

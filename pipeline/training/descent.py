@@ -33,8 +33,11 @@ def schedule_of(options: Optimizer, steps_per_epoch: int, epochs: int):
     return custom_optimizers.WarmUp(schedule, warmup) if warmup else schedule
 
 
-def optimizer_of(options: Optimizer, steps_per_epoch: int, epochs: int) -> keras.optimizers.Optimizer:
-    """The optimizer named, ours before Keras'. Raises UserError for an unknown name or argument."""
+def optimizer_of(
+    options: Optimizer, steps_per_epoch: int, epochs: int, precision: str = "float32"
+) -> keras.optimizers.Optimizer:
+    """The optimizer named, ours before Keras', with loss scaling under mixed_float16. Raises UserError for an unknown
+    name or argument."""
     known = {}
     for module in (keras.optimizers, custom_optimizers):
         for name, value in vars(module).items():
@@ -51,11 +54,12 @@ def optimizer_of(options: Optimizer, steps_per_epoch: int, epochs: int) -> keras
     if options.clip != "none" and issubclass(rule, custom_optimizers.Optimizer):
         arguments[_CLIPS[options.clip]] = options.clip_at
     try:
-        return rule(learning_rate=schedule_of(options, steps_per_epoch, epochs), **arguments)
+        optimizer = rule(learning_rate=schedule_of(options, steps_per_epoch, epochs), **arguments)
     except (TypeError, ValueError) as error:
         raise UserError(
             f"--optimizer.arguments: {options.name} refuses them ({str(error).splitlines()[0]}).", USAGE
         ) from None
+    return custom_optimizers.LossScaleOptimizer(optimizer) if precision == "mixed_float16" else optimizer
 
 
 def averages(optimizer: keras.optimizers.Optimizer) -> bool:
@@ -64,10 +68,13 @@ def averages(optimizer: keras.optimizers.Optimizer) -> bool:
     return rule.averages if isinstance(rule, custom_optimizers.Optimizer) else bool(rule.use_ema)
 
 
-def update(optimizer: keras.optimizers.Optimizer, gradients: list, variables: list, options: Optimizer) -> tf.Tensor:
+def update(
+    optimizer: keras.optimizers.Optimizer, gradients: list, variables: list, options: Optimizer, asked: tf.Tensor
+) -> tf.Tensor:
     """One update from this replica's gradients (of the scaled loss, where the optimizer scales it), in a replica.
 
-    Returns the global norm sqrt(sum |g|^2) of the whole batch's gradient before clipping.
+    Returns the global norm sqrt(sum |g|^2) of the whole batch's gradient before clipping, or 0 where it is not asked
+    for: it costs a pass over the gradients.
     """
     scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
     rule = optimizer.inner_optimizer if scaled else optimizer
@@ -78,7 +85,7 @@ def update(optimizer: keras.optimizers.Optimizer, gradients: list, variables: li
             optimizer.apply(gradients, variables)
         else:
             optimizer.apply_total(total, variables)
-        return custom_optimizers.global_norm(total) / scale
+        return tf.cond(asked, lambda: custom_optimizers.global_norm(total) / scale, lambda: 0.0)
     # Keras sums over the replicas inside apply; each hands in the same gradient, so each hands in its share.
     replicas = tf.distribute.get_strategy().num_replicas_in_sync
     clipped, norm = clip([tf.convert_to_tensor(g) / scale for g in total], options)

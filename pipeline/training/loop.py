@@ -25,7 +25,7 @@ from pipeline import checkpoints, manifest, records, runs
 from pipeline.config import Config
 from pipeline.errors import TERMINATED, USAGE, UserError
 from pipeline.release.evaluate import evaluate
-from pipeline.training import descent, inputs, step
+from pipeline.training import descent, inputs, plan, step
 from pipeline.training.journal import Journal
 from pipeline.training.progress import Progress
 from pipeline.training.strategy import strategy_of
@@ -63,9 +63,7 @@ class Standing:
 
 def _train(config: Config, records_dir: Path, run_dir: Path) -> None:
     options, spec = config.train, spec_of(config.task)
-    # 1. What every number below depends on: dtype policy, seed, devices.
-    keras.config.set_dtype_policy(options.precision)
-    keras.utils.set_random_seed(options.seed)
+    # 1. Devices.
     if options.deterministic:
         tf.config.experimental.enable_op_determinism()
     strategy = strategy_of(options.strategy)
@@ -76,18 +74,20 @@ def _train(config: Config, records_dir: Path, run_dir: Path) -> None:
             USAGE,
         )
 
-    # 2. Rows, in memory.
+    # 2. Rows, in memory, and the fastest way to run on them; then what every number below depends on.
     analysis = load(records_dir, config.task)
     rows = inputs.prepare(records_dir, config, spec, analysis)
     held_out = records.load(records_dir, "val", config.task)
     per_epoch = -(-len(rows) // options.batch_size)
+    config = plan.settle(config, run_dir, rows, spec, analysis, strategy)
+    options = config.train
+    keras.config.set_dtype_policy(options.precision)
+    keras.utils.set_random_seed(options.seed)
 
     # 3. Model and optimizer, with every variable there before the checkpoint is read.
     with strategy.scope():
         model = spec.build(config.model, analysis)
-        optimizer = descent.optimizer_of(config.optimizer, per_epoch, options.epochs)
-        if options.precision == "mixed_float16":
-            optimizer = custom_optimizers.LossScaleOptimizer(optimizer)
+        optimizer = descent.optimizer_of(config.optimizer, per_epoch, options.epochs, options.precision)
         optimizer.build(model.trainable_variables)
     classes = getattr(analysis, "classes", ())
     serving = spec.serve(model, config.model, analysis)  # validation asks the model as a client will

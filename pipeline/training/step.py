@@ -26,7 +26,7 @@ def compiled(
     replicas = strategy.num_replicas_in_sync
     scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
 
-    def update(numbers, weights, draws, i) -> tuple[tf.Tensor, tf.Tensor]:
+    def update(numbers, weights, draws, i, last) -> tuple[tf.Tensor, tf.Tensor]:
         inputs, target = batch(numbers[i], draws[i])
         with tf.GradientTape() as tape:
             outputs = model(inputs, training=True)
@@ -35,7 +35,7 @@ def compiled(
             objective = loss + tf.add_n(model.losses) / replicas if model.losses else loss
             objective = optimizer.scale_loss(objective) if scaled else objective
         gradients = tape.gradient(objective, model.trainable_variables)
-        norm = descent.update(optimizer, gradients, model.trainable_variables, config.optimizer)
+        norm = descent.update(optimizer, gradients, model.trainable_variables, config.optimizer, last)
         if replicas > 1:
             loss = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, loss)
         return loss, norm
@@ -44,7 +44,7 @@ def compiled(
     def steps(numbers, weights, draws, count):
         total, norm = tf.constant(0.0), tf.constant(0.0)
         for i in tf.range(count):
-            loss, norm = strategy.run(update, args=(numbers, weights, draws, i))
+            loss, norm = strategy.run(update, args=(numbers, weights, draws, i, i == count - 1))
             if replicas > 1:
                 loss, norm = strategy.experimental_local_results(loss)[0], strategy.experimental_local_results(norm)[0]
             total += loss

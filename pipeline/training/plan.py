@@ -1,0 +1,181 @@
+"""The execution plan: which way of running the same descent is the fastest on this machine, measured before update 1.
+
+A candidate is a pair (XLA or not, precision) with as many updates a call as fit into CALL_SECONDS. Each is tried on a
+model of its own, from the run's own first batches; it is kept only if its losses agree with those of the plain one. The
+choice is written into the run before its first update and is never measured again for it: a resumed run goes on as it
+began. Measured plans are kept in the cache, by everything that they depend on.
+"""
+
+import dataclasses
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from models.analysis import Analysis
+from models.spec import ModelSpec
+from pipeline import manifest, runs
+from pipeline.config import Config, Train, to_json
+from pipeline.training import descent, inputs, step
+
+CALL_SECONDS = 0.5  # the longest that one compiled call may take: signals and logs wait for it
+TRIAL_SECONDS = 1.0  # how long a candidate is timed, compiling aside
+COMPARED = 8  # updates whose mean loss must agree with that of the plain candidate
+TOLERANCE = {"float32": 1e-3, "mixed_bfloat16": 5e-2, "mixed_float16": 5e-2}
+MOST = 2000  # updates a call, at the most
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """One candidate as it was tried; `note` says why it was kept or not."""
+
+    jit: bool
+    precision: str
+    steps_per_call: int = 1
+    milliseconds: float | None = None  # one update
+    loss: float | None = None  # mean over the compared updates
+    note: str = ""
+
+
+def settle(config: Config, run_dir: Path, rows: inputs.Rows, spec: ModelSpec, analysis: Analysis, strategy) -> Config:
+    """The config with train.jit, train.precision and train.steps_per_call as they will be run.
+
+    Writes run_dir/plan.json on the first call and obeys it ever after.
+    """
+    path = Path(run_dir) / "plan.json"
+    if not path.is_file():
+        trials = _known(config, rows, spec, analysis, strategy) if config.train.plan == "measured" else [_given(config)]
+        chosen = choose(trials)
+        document = {
+            "chosen": dataclasses.asdict(chosen),
+            "trials": [dataclasses.asdict(trial) for trial in trials],
+            "options": options_of(chosen),
+        }
+        manifest.write_file(path, json.dumps(document, indent=1))
+    chosen = json.loads(path.read_bytes())["chosen"]
+    kept = {name: chosen[name] for name in ("jit", "precision", "steps_per_call")}
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, **kept))
+
+
+def choose(trials: list[Trial]) -> Trial:
+    """The fastest of those that ran and agree with the first, the plain one."""
+    return min((t for t in trials if t.note in ("", "plain")), key=lambda t: t.milliseconds or 0.0)
+
+
+def options_of(trial: Trial) -> str:
+    """The command-line options that run this plan without measuring."""
+    jit = "--train.jit" if trial.jit else "--train.no-jit"
+    return f"--train.plan given {jit} --train.precision {trial.precision} --train.steps-per-call {trial.steps_per_call}"
+
+
+def _given(config: Config) -> Trial:
+    train = config.train
+    return Trial(train.jit, train.precision, train.steps_per_call)
+
+
+def candidates(train: Train, rows: inputs.Rows, replicas: int) -> list[Trial]:
+    """What may be tried: XLA where shapes are fixed and one replica runs, bfloat16 where it is allowed."""
+    precisions = [train.precision]
+    if train.allow_bfloat16 and train.precision == "float32":
+        precisions.append("mixed_bfloat16")
+    fixed = rows.lengths is None and replicas == 1
+    return [Trial(jit, precision) for precision in precisions for jit in ((False, True) if fixed else (False,))]
+
+
+def _known(config: Config, rows: inputs.Rows, spec: ModelSpec, analysis: Analysis, strategy) -> list[Trial]:
+    """The trials of the same model, shapes, machine and versions out of the cache, or measured and put there."""
+    key = manifest.fingerprint(
+        {
+            "model": to_json(config.model),
+            "optimizer": to_json(config.optimizer),
+            "train": {name: getattr(config.train, name) for name in ("batch_size", "precision", "allow_bfloat16")},
+            "deterministic": config.train.deterministic,
+            "rows": len(rows),
+            "inputs": {name: [str(value.dtype), str(value.shape)] for name, value in rows.inputs.items()},
+            "strategy": [config.train.strategy, strategy.num_replicas_in_sync],
+            "machine": [_processor(), os.cpu_count(), [d.name for d in tf.config.list_logical_devices()]],
+            "versions": [tf.__version__, keras.__version__],
+            "code": manifest.code_fingerprint(*runs.CODE),
+        }
+    )
+    path = config.cache_root / "plans" / f"{key}.json"
+    if path.is_file():
+        try:
+            return [Trial(**trial) for trial in json.loads(path.read_bytes())]
+        except (ValueError, TypeError):
+            path.unlink()  # cut off or of another version: measure again
+    trials = measure(config, rows, spec, analysis, strategy)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    manifest.write_file(path, json.dumps([dataclasses.asdict(trial) for trial in trials]))
+    return trials
+
+
+def measure(config: Config, rows: inputs.Rows, spec: ModelSpec, analysis: Analysis, strategy) -> list[Trial]:
+    """Every candidate timed. Leaves global state (seed, dtype policy, names of layers) for the caller to set."""
+    trials: list[Trial] = []
+    for candidate in candidates(config.train, rows, strategy.num_replicas_in_sync):
+        try:
+            trial = _try(candidate, config, rows, spec, analysis, strategy)
+        except (tf.errors.OpError, ValueError, NotImplementedError) as error:
+            trial = dataclasses.replace(candidate, note=f"does not run: {_first_line(error)}")
+            if not trials:
+                raise
+        if trials and not trial.note:
+            trial = _compared(trial, trials[0])
+        trials.append(trial if trials else dataclasses.replace(trial, note="plain"))
+    keras.backend.clear_session()  # names of layers count on otherwise, and a path would depend on the measuring
+    return trials
+
+
+def _try(candidate: Trial, config: Config, rows, spec: ModelSpec, analysis: Analysis, strategy) -> Trial:
+    per_epoch = -(-len(rows) // config.train.batch_size)
+    keras.config.set_dtype_policy(candidate.precision)
+    keras.utils.set_random_seed(config.train.seed)
+    calls = min(COMPARED, per_epoch)
+
+    def prepared(calls: int):
+        train = dataclasses.replace(
+            config.train, jit=candidate.jit, precision=candidate.precision, steps_per_call=calls
+        )
+        tried = dataclasses.replace(config, train=train)
+        part = inputs.parts(rows, tried, spec, strategy)
+        return part, step.compiled(model, optimizer, spec, tried, strategy, inputs.batch(rows, tried, spec))
+
+    with strategy.scope():
+        model = spec.build(config.model, analysis)
+        optimizer = descent.optimizer_of(config.optimizer, per_epoch, config.train.epochs, candidate.precision)
+        optimizer.build(model.trainable_variables)
+    part, steps = prepared(calls)
+    loss = float(steps(part(0, calls))[0])  # traces, compiles and makes the compared updates
+    spent: list[float] = []
+    while sum(spent) < TRIAL_SECONDS and len(spent) < 50:
+        start = time.perf_counter()
+        steps(part(0, calls))[0].numpy()
+        spent.append((time.perf_counter() - start) / calls)
+    pace = float(np.median(spent))
+    fitting = max(1, min(int(CALL_SECONDS / pace), MOST, per_epoch))
+    return dataclasses.replace(candidate, steps_per_call=fitting, milliseconds=pace * 1e3, loss=loss)
+
+
+def _compared(trial: Trial, plain: Trial) -> Trial:
+    apart = abs(trial.loss - plain.loss) / max(abs(plain.loss), 1e-12)
+    if np.isfinite(trial.loss) and apart <= TOLERANCE[trial.precision]:
+        return trial
+    return dataclasses.replace(trial, note=f"losses differ by {apart:.1%}")
+
+
+def _first_line(error: Any) -> str:
+    lines = [line.strip() for line in str(getattr(error, "message", error)).splitlines() if " " in line.strip()]
+    return (lines or [type(error).__name__])[0][:120]
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []:
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return "unknown"

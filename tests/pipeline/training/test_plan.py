@@ -1,0 +1,92 @@
+"""Claims about the measured execution plan."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from models.analysis import load
+from models.spec import spec_of
+from pipeline import checkpoints, runs
+from pipeline.training import inputs, loop, plan
+from pipeline.training.plan import Trial
+from pipeline.training.strategy import strategy_of
+from tests import tiny
+
+PLAIN = Trial(False, "float32", 10, 5.0, 0.7, "plain")
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory):
+    return tiny.records_dir("recommendation", tmp_path_factory.mktemp("plan"))
+
+
+def final(run_dir) -> list[np.ndarray]:
+    import tensorflow as tf
+
+    reader = tf.train.load_checkpoint(str(checkpoints.listed(run_dir / "checkpoints")[-1] / "state"))
+    names = sorted(n for n in reader.get_variable_to_shape_map() if "OBJECT_GRAPH" not in n)
+    return [np.asarray(reader.get_tensor(name)) for name in names]
+
+
+def test_the_fastest_that_agrees_is_chosen():
+    fast = dataclasses.replace(PLAIN, jit=True, milliseconds=1.0, note="")
+    assert plan.choose([PLAIN, fast]) == fast
+    assert plan.choose([PLAIN, dataclasses.replace(fast, note="losses differ by 9.0%")]) == PLAIN
+    assert plan.choose([PLAIN, dataclasses.replace(fast, milliseconds=None, note="does not run: no kernel")]) == PLAIN
+
+
+def test_a_candidate_whose_losses_part_from_the_plain_ones_is_not_kept():
+    near = dataclasses.replace(PLAIN, jit=True, loss=0.7001, note="")
+    assert plan._compared(near, PLAIN).note == ""
+    assert "differ" in plan._compared(dataclasses.replace(near, loss=0.72), PLAIN).note
+    assert plan._compared(dataclasses.replace(near, loss=0.72, precision="mixed_bfloat16"), PLAIN).note == ""
+    assert "differ" in plan._compared(dataclasses.replace(near, loss=float("nan")), PLAIN).note
+
+
+def test_bfloat16_is_tried_only_where_it_is_allowed_and_xla_only_where_shapes_are_fixed():
+    config = tiny.config("recommendation", "unused")
+    fixed = inputs.Rows({}, None, None)
+    ragged = inputs.Rows({}, None, np.array([1, 2]))
+    assert [(t.jit, t.precision) for t in plan.candidates(config.train, fixed, 1)] == [
+        (False, "float32"),
+        (True, "float32"),
+    ]
+    allowed = dataclasses.replace(config.train, allow_bfloat16=True)
+    assert [(t.jit, t.precision) for t in plan.candidates(allowed, ragged, 1)] == [
+        (False, "float32"),
+        (False, "mixed_bfloat16"),
+    ]
+    assert all(not t.jit for t in plan.candidates(allowed, fixed, 2))
+
+
+def test_measuring_never_changes_the_trained_weights_and_its_options_repeat_the_run(records, tmp_path):
+    config = tiny.config("recommendation", tmp_path / "a", plan="measured")
+    measured = loop.train(config, records)
+    chosen = json.loads((measured / "plan.json").read_text())["chosen"]
+    same = {name: chosen[name] for name in ("jit", "precision", "steps_per_call")}
+    given = loop.train(tiny.config("recommendation", tmp_path / "b", plan="given", **same), records)
+    for one, other in zip(final(measured), final(given), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_plan_is_measured_once_for_a_run_and_taken_from_the_cache_by_the_next(records, tmp_path, monkeypatch):
+    config = tiny.config("recommendation", tmp_path, plan="measured")
+    first = loop.train(config, records)
+    monkeypatch.setattr(plan, "measure", lambda *_: pytest.fail("measured again"))
+    (first / "training.json").unlink()  # unfinished again: it resumes
+    assert loop.train(config, records) == first
+    fresh = dataclasses.replace(config, run=dataclasses.replace(config.run, fresh=True))
+    second = loop.train(fresh, records)
+    assert second != first
+    assert (second / "plan.json").read_text() == (first / "plan.json").read_text()
+
+
+def test_one_call_lasts_half_a_second_at_the_most(records, tmp_path):
+    config = tiny.config("recommendation", tmp_path, plan="measured")
+    spec, analysis, strategy = spec_of(config.task), load(records, config.task), strategy_of("cpu")
+    rows = inputs.prepare(records, config, spec, analysis)
+    for trial in plan.measure(config, rows, spec, analysis, strategy):
+        assert trial.steps_per_call == 1 or trial.steps_per_call * trial.milliseconds <= 500
+    assert runs.newest_run(config.runs_root) is None

@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from models.analysis import TextAnalysis
 from models.options import Sentiment
+from models.recurrence import BlockLSTM
 from models.spec import Features, ModelSpec, Tensors, class_index, saved_variables
 
 PADDING, UNKNOWN, FIRST = 0, 1, 2
@@ -56,7 +57,7 @@ def target(features: Features, analysis: TextAnalysis) -> tf.Tensor:
 def build(options: Sentiment, analysis: TextAnalysis) -> keras.Model:
     layers = keras.layers
     penalty = keras.regularizers.L1L2(options.l1, options.l2) if options.l1 or options.l2 else None
-    cell = {"lstm": layers.LSTM, "gru": layers.GRU}[options.cell]
+    cell = {"lstm": BlockLSTM, "gru": layers.GRU}[options.cell]
     tokens = keras.Input([None], dtype="int32", name="tokens")
     # The row of PADDING is never read: the mask goes through the recurrence and the mean, so padding changes nothing.
     x = layers.Embedding(FIRST + options.vocabulary_size, options.embedding, mask_zero=True)(tokens)

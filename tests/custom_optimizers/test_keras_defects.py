@@ -51,7 +51,7 @@ def replica_error(make, batches, whole=False):
     ends = []
     for strategy in (two_replicas(), tf.distribute.get_strategy()):
         with strategy.scope():
-            variables = problem.variables()
+            variables = problem.variables(problem.TRAINED)
             optimizer = problem.built(make(), variables)
         for batch in batches:
             if strategy is two_replicas():
@@ -72,7 +72,7 @@ def test_2_keras_squares_the_slices_of_a_row_of_two_replicas_apart_and_we_their_
 @pytest.mark.parametrize("name", ["clipnorm", "global_clipnorm", "clipvalue"])
 def test_4_keras_clips_before_the_sum_over_replicas_and_we_after_it(name):
     batches, options = problem.batches(1, "float32"), {name: 0.01}
-    assert replica_error(lambda: keras.optimizers.SGD(1.0, **options), batches) > WRONG
+    assert replica_error(lambda: keras.optimizers.SGD(1.0, **options), batches) > WRONG / 10
     assert replica_error(lambda: suite.chain(suite.Adam(0.1, epsilon=0.1), **options), batches) < NEAR
 
 
@@ -105,7 +105,7 @@ def test_5_keras_does_not_see_an_overflow_on_the_second_replica_and_we_do():
 def test_6_keras_cannot_trace_on_replicas_what_we_can(options):
     def run(make):
         with two_replicas().scope():
-            variables = problem.variables()
+            variables = problem.variables(problem.TRAINED)
             optimizer = problem.built(make(0.1, **options), variables)
         step = functools.partial(problem.train_step, optimizer, variables)
         traced = tf.function(lambda batch: two_replicas().run(step, args=batch), autograph=False)

@@ -5,10 +5,11 @@ import pytest
 import tensorflow as tf
 
 from tests.custom_optimizers import problem
-from tests.custom_optimizers.suite import each
+from tests.custom_optimizers.suite import CASES, each
 
 NEAR = 1e-6
-EVERYTHING = {
+OPTIONS = {
+    "plain": {},
     "accumulation": {"gradient_accumulation_steps": 2},
     "average": {"use_ema": True, "ema_momentum": 0.5, "ema_overwrite_frequency": 2},
     "clipnorm": {"clipnorm": 0.5},
@@ -16,12 +17,13 @@ EVERYTHING = {
     "clipvalue": {"clipvalue": 0.3},
     "all": {"gradient_accumulation_steps": 2, "use_ema": True, "ema_overwrite_frequency": 2, "clipnorm": 0.5},
 }
-# One float32 ulp in a gradient can turn a sign; these rules see only signs of sums that are computed in another order.
+SHAPES = {"table": (problem.ROWS, 2), "conv": (2, 2, 1, 3), "bias": (3,)}  # few: compilation takes the time
+LAZY = [case for case in CASES if case.make().lazy]
 
 
 def run(case, mode, stored, options=None, dtype="float32"):
     """The weights after each step of a sparse table and dense others, updated in one function of that mode."""
-    variables = problem.variables(dtype=dtype)
+    variables = problem.variables(SHAPES, dtype)
     optimizer = problem.built(case.make(**(options or {})), variables)
 
     def apply(ids, slices, *others):
@@ -29,7 +31,9 @@ def run(case, mode, stored, options=None, dtype="float32"):
         optimizer.apply([table, *others], variables)
 
     if mode != "eager":
-        apply = tf.function(apply, jit_compile=mode == "jit", autograph=False, reduce_retracing=mode == "graph")
+        apply = tf.function(
+            apply, jit_compile=mode == "jit", autograph=False, input_signature=signature(mode, stored, dtype)
+        )
     path = []
     for (ids, slices), *others in stored:
         apply(tf.constant(ids), tf.constant(slices, dtype), *[tf.constant(other, dtype) for other in others])
@@ -37,19 +41,32 @@ def run(case, mode, stored, options=None, dtype="float32"):
     return path
 
 
+def signature(mode, stored, dtype):
+    """Of a traced function: one for any number of ids."""
+    if mode == "jit":
+        return None
+    others = [tf.TensorSpec(np.shape(other), dtype) for other in stored[0][1:]]
+    return [tf.TensorSpec([None], "int64"), tf.TensorSpec([None, 2], dtype), *others]
+
+
 @pytest.mark.parametrize(**each)
-def test_eager_graph_and_compiled_updates_are_the_same(case):
-    stored = problem.gradients()
-    eager = run(case, "eager", stored)
-    assert problem.far(run(case, "graph", stored), eager) < NEAR
-    assert problem.far(run(case, "jit", stored), eager) < NEAR
+def test_compiled_updates_are_the_eager_ones(case):
+    stored = problem.gradients(shapes=SHAPES)
+    assert problem.far(run(case, "jit", stored), run(case, "eager", stored)) < NEAR
+
+
+@pytest.mark.parametrize("case", LAZY, ids=[case.name for case in LAZY])
+def test_one_traced_update_takes_any_number_of_ids(case):
+    """Of the other rules traced updates are compared with eager ones where replicas are."""
+    stored = problem.gradients(shapes=SHAPES, ids=[[4, 0, 4], [1], [], [5, 5, 0, 1, 2, 0]])
+    assert problem.far(run(case, "graph", stored), run(case, "eager", stored)) < NEAR
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", EVERYTHING.values(), ids=EVERYTHING)
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 @pytest.mark.parametrize(**each)
-def test_eager_graph_and_compiled_updates_are_the_same_with_every_option(case, options):
-    stored = problem.gradients()
+def test_eager_graph_and_compiled_updates_are_the_same_with_each_option(case, options):
+    stored = problem.gradients(shapes=SHAPES)
     eager = run(case, "eager", stored, options)
     assert problem.far(run(case, "graph", stored, options), eager) < NEAR
     assert problem.far(run(case, "jit", stored, options), eager) < NEAR

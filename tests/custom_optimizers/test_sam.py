@@ -156,7 +156,7 @@ def two_replicas():
 def losses_descended(kind, strategy):
     """The weights after each of four updates of traced steps on replicas."""
     with strategy.scope():
-        variables = problem.variables(dtype="float64")
+        variables = problem.variables(problem.TRAINED, "float64")
         optimizer = problem.built(kind(suite.AdamW(0.05, 0.1), rho=0.5), variables)
 
     def gradients(batch):

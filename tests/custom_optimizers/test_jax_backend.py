@@ -42,7 +42,7 @@ def test_the_package_is_imported_without_tensorflow(on_jax):
 def test_an_optimizer_ends_in_fit_where_it_does_on_tensorflow(on_jax, name):
     expected = backends.by_fit(backends.images(), backends.new(name), eager=True)["weights"]
     assert problem.far(of(on_jax, f"fit {name}")["weights"], expected) < NEAR
-    assert problem.far(problem.values(backends.images().trainable_variables), expected) > 100 * NEAR  # it has moved
+    assert problem.far(problem.values(backends.images().trainable_variables), expected) > 50 * NEAR  # it has moved
 
 
 @pytest.mark.parametrize("name", backends.OPTIONS)

@@ -3,6 +3,7 @@
 Everything is read from files in the run's directory; each may be absent, and its section then says so:
 
     config.json      {"preset", "config": settings, "records": path, "fingerprint": {…}}, "command": [words] if recorded
+    plan.json        see training/plan.py
     metrics.jsonl    see training/journal.py
     training.json    {"best_step", "best_epoch", "epochs", "seconds", "steps", "examples_per_second", "stopped"}
     evaluation.json  release.evaluate.Evaluation
@@ -44,8 +45,8 @@ def report(run_dir: Path) -> Path:
     run_dir = Path(run_dir)
     if not run_dir.is_dir():
         raise UserError(f"{run_dir} is not there: a report is made of a run, runs/<name>/<number>.", MISSING)
-    described, training, evaluation, decision, pushed = (
-        _json(run_dir / f"{name}.json") for name in ("config", "training", "evaluation", "decision", "pushed")
+    described, plan, training, evaluation, decision, pushed = (
+        _json(run_dir / f"{name}.json") for name in ("config", "plan", "training", "evaluation", "decision", "pushed")
     )
     records = _json(Path(described["records"]) / manifest.NAME) if described.get("records") else {}
     config, lines = described.get("config", {}), journal.read(run_dir)
@@ -66,6 +67,7 @@ def report(run_dir: Path) -> Path:
         task=task,
         verdict=findings.verdict(decision, pushed),
         decision={"reasons": [], "passed": [], "not_judged": [], **decision},
+        plan=plan,
         training=training and {**dict.fromkeys(TRAINING), **training},
         evaluation={"examples": None, "users": 0, "seconds": {}, "problems": [], **evaluation},
         metrics=findings.metrics(gate, evaluation, decision, key),
@@ -77,15 +79,16 @@ def report(run_dir: Path) -> Path:
         rows=_rows(records),
         facts=flatten({name: value for name, value in records.items() if name not in ("files", "counts")}),
         lineage=_lineage(described, decision, pushed),
-        command=command(described),
+        command=command(described, plan.get("chosen", {})),
     )
     manifest.write_file(run_dir / NAME, page)
     return run_dir / NAME
 
 
-def command(described: Json) -> str | None:
+def command(described: Json, plan: Json | None = None) -> str | None:
     """The shell command that makes the run again: as it was typed where config.json records it, else with every setting
-    spelled out, so that it means the same when a preset has changed.
+    spelled out, so that it means the same when a preset has changed. With the plan that the run measured, given, it is
+    the same run bit for bit.
     """
     if described.get("command"):
         return shlex.join(described["command"])
@@ -93,7 +96,10 @@ def command(described: Json) -> str | None:
         return None
     words = ["minibatch", "run", described["preset"]]
     for section in SECTIONS:
-        for name, value in described.get("config", {}).get(section, {}).items():
+        settings = dict(described.get("config", {}).get(section, {}))
+        if section == "train" and plan:
+            settings.update({name: plan[name] for name in ("jit", "precision", "steps_per_call")}, plan="given")
+        for name, value in settings.items():
             if name not in ("task", "root", "cache", "fresh"):  # the preset's, and matters of the machine
                 words += _option(section, name.replace("_", "-"), value)
     return shlex.join(words)

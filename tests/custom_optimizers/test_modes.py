@@ -1,5 +1,6 @@
 """The same trajectory however an update is run: eager, traced, compiled, scaled, or in several mini-batches."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -87,13 +88,15 @@ def test_a_loss_scale_of_a_power_of_two_changes_no_bit(case):
 
 @pytest.mark.parametrize(**each)
 def test_two_accumulated_mini_batches_are_one_of_twice_the_size(case):
+    """To the learning rate's schedule and to the average as well."""
     stored = problem.gradients(steps=6, shapes=problem.SMALL)
     joined = [[mean(a, b) for a, b in zip(*pair, strict=True)] for pair in zip(stored[::2], stored[1::2], strict=True)]
-    schedule = dict(use_ema=True, ema_momentum=0.5)
+    average = dict(use_ema=True, ema_momentum=0.5)
     paths, averages = [], []
-    for gradients, options in ((joined, schedule), (stored, {**schedule, "gradient_accumulation_steps": 2})):
+    for gradients, options in ((joined, average), (stored, {**average, "gradient_accumulation_steps": 2})):
         variables = problem.variables(problem.SMALL, dtype="float64")
         optimizer = problem.built(case.make(**options), variables)
+        optimizer.learning_rate = keras.optimizers.schedules.InverseTimeDecay(0.1, 1, 1.0)
         paths.append(problem.descend(optimizer, variables, gradients, "float64"))
         averages.append(optimizer.evaluation_values(variables))
         assert int(optimizer.iterations) == 3

@@ -26,7 +26,7 @@ def folded(shape: tuple[int, ...]) -> tuple[int, ...]:
     return min(last, first, key=_stretch) if len(shape) == 3 else last
 
 
-def _stretch(shape: tuple[int, int]) -> float:
+def _stretch(shape: tuple[int, ...]) -> float:
     return max(shape) / min(shape) if min(shape) else 0.0
 
 
@@ -38,7 +38,7 @@ def sides(shape: tuple[int, ...], largest: int) -> list[str]:
     return [side for side, size in zip(("left", "right"), shape, strict=True) if 1 < size <= largest]
 
 
-def side_size(shape: tuple[int, int], side: str) -> int:
+def side_size(shape: tuple[int, ...], side: str) -> int:
     return shape[0] if side == "left" else shape[1]
 
 

@@ -97,7 +97,7 @@ class Muon(Optimizer):
             direction = direction + self.weight_decay * weight
         return -rate * direction, new
 
-    def _direction(self, x, shape: tuple[int, int]):
+    def _direction(self, x, shape: tuple[int, ...]):
         inputs, outputs = shape
         scale = max(1, outputs / inputs) ** 0.5
         if self.rms_rate is not None:

@@ -10,6 +10,7 @@ A rule is a pure function from tensors to tensors; only the core reads and write
 import contextlib
 import functools
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -20,7 +21,7 @@ from custom_optimizers.moments import moved
 from custom_optimizers.selection import Selection
 from custom_optimizers.state import Slot, State, Step, arithmetic, constant, dtype_of, path
 
-_LIMITS = {
+_LIMITS: dict[str, Callable] = {
     "weight_decay": ranges.not_negative,
     "clipnorm": ranges.limit,
     "clipvalue": ranges.limit,
@@ -283,8 +284,8 @@ class Optimizer(keras.optimizers.Optimizer):
 
     def _average(self, first, count) -> None:
         """average = momentum * average + (1 - momentum) * w of every variable; the first one is a copy."""
-        pairs = zip(self._trainable_variables, self._model_variables_moving_average, strict=True)
-        pairs = [(variable, average) for variable, average in pairs if average is not None]
+        every = zip(self._trainable_variables, self._model_variables_moving_average, strict=True)
+        pairs = [(variable, average) for variable, average in every if average is not None]
         for variable, average in pairs:
             value = ops.cast(sparse.read(variable), average.dtype)
             average.assign(ops.where(first, value, moved(sparse.read(average), value, self.ema_momentum)))

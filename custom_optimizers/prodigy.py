@@ -84,9 +84,8 @@ class Prodigy(Optimizer):
         # No gradient has been other than 0 yet if the length is 0: d stays.
         estimate = ops.where(length > 0, self.d_coef * r / ops.where(length > 0, length, ops.ones_like(length)), 0.0)
         new = grown(estimate, shared, self.d0, self.growth_rate)
-        pairs = [
-            self._move(*each, new["d"]) for each in zip(gradients, weights, slots, sums, old, rates, steps, strict=True)
-        ]
+        each = zip(gradients, weights, slots, sums, old, rates, steps, strict=True)
+        pairs = [self._move(g, w, slot, s, o, rate, step, new["d"]) for g, w, slot, s, o, rate, step in each]
         return [delta for delta, _ in pairs], [slot for _, slot in pairs], {**new, "r": r}
 
     def _move(self, gradient, weight, slots, s, d, rate, step, new_d):

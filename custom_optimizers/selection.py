@@ -26,10 +26,10 @@ class Selection:
             self._spared = [i for i, variable in enumerate(variables) if key_of(variable) in self._keys]
 
     def has(self, pattern: str, index: int) -> bool:
-        return index in self._chosen[pattern]
+        return self._chosen is not None and index in self._chosen[pattern]
 
     def spares(self, index: int) -> bool:
-        return index in self._spared or any(self.has(pattern, index) for pattern in self.excluded)
+        return index in (self._spared or ()) or any(self.has(pattern, index) for pattern in self.excluded)
 
     def config(self) -> dict:
         kept = {"excluded": self.excluded, "spared": self._spared, "chosen": self._chosen}

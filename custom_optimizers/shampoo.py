@@ -104,13 +104,14 @@ class Shampoo(Optimizer):
             return -step.rate * direction, new
         shape = matrices.folded(step.variable.shape)
         g, mean, measure = (ops.reshape(x, shape) for x in (gradient, mean, measure))
-        blocks, grid = self._grid(step.variable), []
+        blocks = self._grid(step.variable)
+        grid: list[list] = []
         for row in blocks:
             grid.append([])
             for name, *at in row:
                 own = self._own_slots(slots, name)
-                parts = (x[*at] if len(row) * len(blocks) > 1 else x for x in (g, mean, measure))
-                direction, own = self._block(*parts, own, step.t)
+                a, b, c = (x[*at] if len(row) * len(blocks) > 1 else x for x in (g, mean, measure))
+                direction, own = self._block(a, b, c, own, step.t)
                 grid[-1].append(direction)
                 new |= {f"{key}_{name}": value for key, value in own.items()}
         return -step.rate * ops.reshape(matrices.joined(grid), gradient.shape), new

@@ -71,10 +71,10 @@ class SOAP(Optimizer):
 
     def update_all(self, gradients, weights, slots, steps, shared):
         each = zip(gradients, weights, slots, steps, strict=True)
-        deltas, states = zip(*(self._move(*one) for one in each), strict=True)
-        states = self._in_new_bases(list(states), steps[0].t)
+        pairs = [self._move(*one) for one in each]
+        states = self._in_new_bases([state for _, state in pairs], steps[0].t)
         shaped = zip(states, gradients, strict=True)
-        return list(deltas), [s | {n: ops.reshape(s[n], g.shape) for n in ("m", "v")} for s, g in shaped], shared
+        return [delta for delta, _ in pairs], [s | {n: ops.reshape(s[n], g.shape) for n in ("m", "v")} for s, g in shaped], shared
 
     def _move(self, gradient, weight, slots, step):
         """(delta, slots) of one variable in the bases that it has, with m and v folded."""

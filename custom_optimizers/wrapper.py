@@ -45,15 +45,15 @@ class Wrapper(Optimizer):
         self.__dict__["_trainable_variables_indices"] = inner._trainable_variables_indices
 
     @property
-    def lazy(self) -> bool:
+    def lazy(self) -> bool:  # type: ignore[override]
         return self.inner.lazy
 
     @property
-    def decays(self) -> bool:
+    def decays(self) -> bool:  # type: ignore[override]
         return self.inner.decays
 
     @property
-    def two_points(self) -> bool:
+    def two_points(self) -> bool:  # type: ignore[override]
         return self.inner.two_points
 
     def slots(self, variable):

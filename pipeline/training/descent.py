@@ -41,8 +41,8 @@ def optimizer_of(
     known = {}
     for module in (keras.optimizers, custom_optimizers):
         for name, value in vars(module).items():
-            rule = isinstance(value, type) and issubclass(value, keras.optimizers.Optimizer)
-            if rule and "learning_rate" in inspect.signature(value).parameters:  # not those around another optimizer
+            is_rule = isinstance(value, type) and issubclass(value, keras.optimizers.Optimizer)
+            if is_rule and "learning_rate" in inspect.signature(value).parameters:  # not those around another optimizer
                 known[name.lower()] = value
     del known["optimizer"]
     rule = known.get(options.name.lower().replace("_", ""))

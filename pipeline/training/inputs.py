@@ -138,7 +138,8 @@ def parts(rows: Rows, config: Config, spec: ModelSpec, strategy: tf.distribute.S
                 lambda context: tf.constant(piece[:, context.replica_id_in_sync_group * share :][:, :share])
             )
 
-        return Part(*(placed(array) for array in epoch_arrays(epoch)), tf.constant(count))
+        numbers, weights, draws = (placed(array) for array in epoch_arrays(epoch))
+        return Part(numbers, weights, draws, tf.constant(count))
 
     return part
 

@@ -35,10 +35,10 @@ class Trial:
     """One candidate as it was tried; `note` says why it was kept or not."""
 
     jit: bool
-    precision: str
+    precision: Any  # one of Train.precision
     steps_per_call: int = 1
     milliseconds: float | None = None  # one update
-    loss: float | None = None  # mean over the compared updates
+    loss: float = float("nan")  # mean over the compared updates
     note: str = ""
 
 

@@ -74,7 +74,8 @@ class SOAP(Optimizer):
         pairs = [self._move(*one) for one in each]
         states = self._in_new_bases([state for _, state in pairs], steps[0].t)
         shaped = zip(states, gradients, strict=True)
-        return [delta for delta, _ in pairs], [s | {n: ops.reshape(s[n], g.shape) for n in ("m", "v")} for s, g in shaped], shared
+        states = [state | {n: ops.reshape(state[n], g.shape) for n in ("m", "v")} for state, g in shaped]
+        return [delta for delta, _ in pairs], states, shared
 
     def _move(self, gradient, weight, slots, step):
         """(delta, slots) of one variable in the bases that it has, with m and v folded."""

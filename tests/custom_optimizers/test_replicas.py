@@ -16,7 +16,7 @@ OPTIONS = {
     "plain": {},
     "clipnorm": {"clipnorm": 0.1},
     "global_clipnorm": {"global_clipnorm": 0.1},
-    "clipvalue": {"clipvalue": 0.02},
+    "clipvalue": {"clipvalue": 0.2},
     "accumulation": {"gradient_accumulation_steps": 2},
     "average": {"use_ema": True, "ema_momentum": 0.5, "ema_overwrite_frequency": 2},
 }

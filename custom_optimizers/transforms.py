@@ -60,8 +60,8 @@ class adaptive_gradient_clipping(Transform):
     """g_i * min(1, clipping * max(|w_i|, epsilon) / |g_i|) for every unit i, a slice along the last axis.
 
     Brock et al., High-Performance Large-Scale Image Recognition Without Normalization (2102.06171), equation 3. Keras
-    kernels are output-last, so a unit is one output; vectors and scalars are taken element by element. Variables whose
-    path matches `exclude` (the paper: the last layer; embeddings) are left alone.
+    kernels are output-last, so a unit is one output; a vector is one unit, as in the authors' code and optax. Variables
+    whose path matches `exclude` (the paper: the last layer; embeddings) are left alone.
     """
 
     def __init__(self, clipping: float = 0.01, epsilon: float = 1e-3, exclude: str | None = None):
@@ -171,6 +171,7 @@ def from_config(config: dict) -> Transform:
 
 
 def _unit_norm(x):
-    """The norm of each slice along the last axis, [1, ..., outputs]; of each element for a vector or a scalar."""
+    """The norm of each slice along the last axis, [1, ..., outputs]; of the whole for a vector or a scalar."""
     rank = len(x.shape)
-    return ops.sqrt(ops.sum(ops.square(x), axis=tuple(range(rank - 1)), keepdims=True)) if rank > 1 else ops.abs(x)
+    axes = tuple(range(rank - 1)) if rank > 1 else None
+    return ops.sqrt(ops.sum(ops.square(x), axis=axes, keepdims=rank > 1))

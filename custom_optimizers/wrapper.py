@@ -40,6 +40,7 @@ class Wrapper(Optimizer):
         taken = {name: getattr(inner, name) for name in _OPTIONS}
         super().__init__(rate, **{**taken, **options})
         self._selection = inner._selection
+        inner.weight_decay = self.weight_decay  # for a rule that does its own
         self.__dict__["inner"] = inner  # out of Keras' sight: its learning rate and count are not used
         # One table of variables for both, as slots() of the inner one may ask for a place. Keras would track a copy.
         self.__dict__["_trainable_variables_indices"] = inner._trainable_variables_indices

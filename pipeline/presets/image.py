@@ -16,7 +16,7 @@ def cifar10() -> Config:
         model=Image(filters=(32, 64, 128, 256), dropout=0.1, flip=True, crop=3),
         data=Data(source="tfds", name="cifar10", classes=_CIFAR10),
         optimizer=Optimizer(name="adam", learning_rate=3e-3, schedule="cosine", warmup_epochs=1.0),
-        train=Train(batch_size=64, epochs=12, steps_per_call=10, patience=12),
+        train=Train(batch_size=64, epochs=14, patience=14, allow_bfloat16=True),
         gate=Gate(at_least={"accuracy": 0.84}, tolerance={"accuracy": 0.005}, slice_tolerance={"recall": 0.1}),
     )
 

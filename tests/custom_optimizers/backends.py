@@ -1,8 +1,9 @@
 """What the tests of the JAX backend run on both backends: the same weights, the same data, the same updates.
 
-    KERAS_BACKEND=jax python -m tests.custom_optimizers.backends RESULT
+    KERAS_BACKEND=jax python -m tests.custom_optimizers.backends RESULT [NAME ...]
 
-runs every optimizer on JAX and writes to the file RESULT, as JSON, the weights that each ends with, or its error.
+runs every optimizer (or those named) on JAX and writes to the file RESULT, as JSON, the weights that each ends with, or
+its error.
 """
 
 import json
@@ -116,17 +117,18 @@ def outcome(run) -> dict:
         return {"error": traceback.format_exc()}
 
 
-def main(result: str) -> None:
+def main(result: str, *names: str) -> None:
     runs = {"tensorflow": TENSORFLOW_CAME_ALONG, "backend": keras.backend.backend()}
-    for name in OPTIONS:
+    for name in names or OPTIONS:
         runs[f"fit {name}"] = outcome(lambda n=name: by_fit(images(), new(n)))
         runs[f"stateless {name}"] = outcome(lambda n=name: by_stateless_apply(images(), new(n)))
-    for name, make in WATCHED.items():
-        runs[f"watched {name}"] = outcome(lambda m=make: watched(m(), eager=False))
-    runs["table"] = outcome(lambda: by_fit(table(), suite.Adam(0.05), IDS))
+    if not names:
+        for name, make in WATCHED.items():
+            runs[f"watched {name}"] = outcome(lambda m=make: watched(m(), eager=False))
+        runs["table"] = outcome(lambda: by_fit(table(), suite.Adam(0.05), IDS))
     with open(result, "w") as file:
         json.dump(runs, file)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

@@ -205,3 +205,17 @@ def test_a_new_chain_from_an_old_config_matches_patterns_by_path_if_it_was_never
     config = keras.optimizers.serialize(chain(Descent(1.0), suite.decay_weights(0.5, only="kernel")))
     optimizer = keras.optimizers.deserialize(config)
     assert moved(optimizer, [0.0, 0.0]) == pytest.approx([-0.5, 1.0])
+
+
+def test_weight_decay_given_to_a_chain_reaches_a_rule_that_does_its_own():
+    ends = []
+    for make in (
+        lambda: chain(suite.ScheduleFreeSGD(0.1), weight_decay=0.5),
+        lambda: chain(suite.ScheduleFreeSGD(0.1, weight_decay=0.5)),
+    ):
+        variable = keras.Variable(np.ones(3), dtype="float64")
+        optimizer = make()
+        for _ in range(3):
+            optimizer.apply([keras.ops.ones(3, "float64")], [variable])
+        ends.append(variable.numpy())
+    assert np.array_equal(*ends)

@@ -38,7 +38,7 @@ class Trial:
     precision: Any  # one of Train.precision
     steps_per_call: int = 1
     milliseconds: float | None = None  # one update
-    loss: float = float("nan")  # mean over the compared updates
+    loss: float | None = None  # mean over the compared updates
     note: str = ""
 
 
@@ -163,8 +163,9 @@ def _try(candidate: Trial, config: Config, rows, spec: ModelSpec, analysis: Anal
 
 
 def _compared(trial: Trial, plain: Trial) -> Trial:
-    apart = abs(trial.loss - plain.loss) / max(abs(plain.loss), 1e-12)
-    if np.isfinite(trial.loss) and apart <= TOLERANCE[trial.precision]:
+    mine, reference = float(trial.loss or 0.0), float(plain.loss or 0.0)
+    apart = abs(mine - reference) / max(abs(reference), 1e-12)
+    if apart <= TOLERANCE[trial.precision]:  # not so for NaN
         return trial
     return dataclasses.replace(trial, note=f"losses differ by {apart:.1%}")
 

@@ -1,0 +1,169 @@
+"""Claim: a bidirectional LSTM trains at a multiple of Keras' pace, on the same reviews.
+
+    python benchmarks/texts.py
+
+Reviews a second of whole training steps: embedding 64, bidirectional LSTM 64, batch 32, reviews cut at 256 tokens.
+Lengths are drawn as those of the Large Movie Reviews are: a log-normal of median 174 and mean 234. Peers: Keras' LSTM
+as users run it (every batch padded to 256, fit), the same on our batches of similar length, and torch's LSTM, padded
+and packed (pip install torch).
+"""
+
+import argparse
+import os
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+import tensorflow as tf
+from timing import table, turns
+
+import custom_optimizers
+from models import sentiment
+from models.analysis import TextAnalysis
+from models.options import Sentiment
+from pipeline.config import Config, Optimizer, Train
+from pipeline.training import inputs, step
+from pipeline.training.strategy import strategy_of
+
+VOCABULARY, TOKENS, BATCH, UNITS, UPDATES = 20_000, 256, 32, 64, 40
+OPTIONS = Sentiment(vocabulary_size=VOCABULARY - 2, max_tokens=TOKENS, embedding=UNITS, units=UNITS, dropout=0.0)
+
+
+class Reviews:
+    """Token ids as a ragged tensor [reviews, None], labels [reviews]."""
+
+    def __init__(self, count: int = 6400):
+        random = np.random.default_rng(0)
+        self.lengths = np.clip(random.lognormal(np.log(174), 0.77, count), 10, TOKENS).astype(int)
+        ids = random.integers(2, VOCABULARY, self.lengths.sum()).astype(np.int32)
+        self.tokens = tf.RaggedTensor.from_row_lengths(ids, self.lengths)
+        self.labels = random.integers(0, 2, count).astype(np.int32)
+
+    def padded(self) -> np.ndarray:
+        return self.tokens.to_tensor(0, shape=[None, TOKENS]).numpy()  # [reviews, tokens]
+
+
+class Ours:
+    """The loop's own input, model and step; a call is UPDATES updates from anywhere in an epoch."""
+
+    def __init__(self, reviews: Reviews):
+        config = Config(model=OPTIONS, optimizer=Optimizer(), train=Train(batch_size=BATCH, steps_per_call=UPDATES))
+        analysis = TextAnalysis(("neg", "pos"), {}, {}, Path("unused"))
+        self.model = sentiment.build(OPTIONS, analysis)
+        optimizer = custom_optimizers.Adam(1e-3)
+        optimizer.build(self.model.trainable_variables)
+        rows = inputs.Rows({"tokens": reviews.tokens}, tf.constant(reviews.labels), reviews.lengths)
+        spec, strategy = sentiment.SPEC, strategy_of("cpu")
+        self.part = inputs.parts(rows, config, spec, strategy)
+        self.steps = step.compiled(self.model, optimizer, spec, config, strategy, inputs.batch(rows, config, spec))
+        self.calls = len(reviews.labels) // BATCH // UPDATES
+        self.done = 0
+
+    def __call__(self):
+        epoch, place = divmod(self.done, self.calls)
+        per_epoch = self.calls * UPDATES
+        self.steps(self.part(epoch * per_epoch + place * UPDATES, UPDATES))[0].numpy()
+        self.done += 1
+
+
+def keras_model() -> keras.Model:
+    layers = keras.layers
+    tokens = keras.Input([None], dtype="int32")
+    x = layers.Embedding(VOCABULARY, UNITS, mask_zero=True)(tokens)
+    x = layers.Bidirectional(layers.LSTM(UNITS, return_sequences=True))(x)
+    x = layers.GlobalAveragePooling1D()(x)
+    return keras.Model(tokens, layers.Dense(1)(x))
+
+
+class KerasFit:
+    """fit on reviews padded to 256 tokens."""
+
+    def __init__(self, reviews: Reviews):
+        self.model = keras_model()
+        self.model.compile("adam", keras.losses.BinaryCrossentropy(from_logits=True))
+        self.x, self.y, self.done = reviews.padded(), reviews.labels, 0
+
+    def __call__(self):
+        first = self.done * UPDATES * BATCH % (len(self.y) - UPDATES * BATCH + 1)
+        rows = slice(first, first + UPDATES * BATCH)
+        self.model.fit(self.x[rows], self.y[rows], BATCH, verbose=0, shuffle=False)
+        self.done += 1
+
+
+class KerasBuckets:
+    """fit on our batches: a data set of batches of similar length, padded to their longest review."""
+
+    def __init__(self, reviews: Reviews):
+        self.model = keras_model()
+        self.model.compile("adam", keras.losses.BinaryCrossentropy(from_logits=True))
+        order = inputs.order(0, 0, len(reviews.labels), BATCH, reviews.lengths)
+        groups = [order[i : i + BATCH] for i in range(0, len(order), BATCH)]
+        self.batches = [(tf.gather(reviews.tokens, g).to_tensor(0).numpy(), reviews.labels[g]) for g in groups]
+        self.done = 0
+
+    def __call__(self):
+        first = self.done * UPDATES % (len(self.batches) - UPDATES + 1)
+        part = self.batches[first : first + UPDATES]
+        shapes = (tf.TensorSpec([None, None], tf.int32), tf.TensorSpec([None], tf.int32))
+        self.model.fit(tf.data.Dataset.from_generator(lambda: iter(part), output_signature=shapes), verbose=0)
+        self.done += 1
+
+
+class Torch:
+    """nn.LSTM on reviews padded to 256, or packed."""
+
+    def __init__(self, reviews: Reviews, packed: bool):
+        import torch
+
+        self.torch, self.packed = torch, packed
+        self.embedding = torch.nn.Embedding(VOCABULARY, UNITS, padding_idx=0)
+        self.lstm = torch.nn.LSTM(UNITS, UNITS, batch_first=True, bidirectional=True)
+        self.top = torch.nn.Linear(2 * UNITS, 1)
+        weights = [w for module in (self.embedding, self.lstm, self.top) for w in module.parameters()]
+        self.optimizer = torch.optim.Adam(weights, 1e-3)
+        self.x = torch.from_numpy(reviews.padded()).long()
+        self.y = torch.from_numpy(reviews.labels).float()
+        self.lengths, self.done = torch.from_numpy(reviews.lengths), 0
+
+    def __call__(self):
+        torch, rnn = self.torch, self.torch.nn.utils.rnn
+        first = self.done * UPDATES * BATCH % (len(self.y) - UPDATES * BATCH + 1)
+        for start in range(first, first + UPDATES * BATCH, BATCH):
+            rows = slice(start, start + BATCH)
+            lengths = self.lengths[rows]
+            x = self.embedding(self.x[rows])
+            if self.packed:
+                states, _ = self.lstm(rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False))
+                states, _ = rnn.pad_packed_sequence(states, batch_first=True, total_length=TOKENS)
+            else:
+                states, _ = self.lstm(x)
+            there = (torch.arange(TOKENS)[None] < lengths[:, None]).float()[:, :, None]
+            pooled = (states * there).sum(1) / lengths[:, None]
+            logits = self.top(pooled)[:, 0]
+            loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, self.y[rows])
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+        self.done += 1
+
+
+def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    tf.config.experimental.enable_op_determinism()  # as the loop does
+    reviews = Reviews()
+    peers = {"ours": Ours(reviews), "keras, padded": KerasFit(reviews), "keras, our batches": KerasBuckets(reviews)}
+    missing = []
+    try:
+        peers |= {"torch, padded": Torch(reviews, False), "torch, packed": Torch(reviews, True)}
+    except ImportError:
+        missing.append(["torch", "not installed", "-"])
+    spent = turns(peers, rounds=5, seconds=1.0)
+    rows = [[name, UPDATES * BATCH / ms * 1e3, ms / spent["ours"]] for name, ms in spent.items()]
+    print(f"\nbidirectional LSTM {UNITS}, batch {BATCH}, at most {TOKENS} tokens\n")
+    table(rows + missing, ["", "reviews/s", "ours is faster by"])
+
+
+if __name__ == "__main__":
+    main()

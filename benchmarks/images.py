@@ -4,8 +4,8 @@
 
 Milliseconds a whole training step: images of 32x32x3, three stages of two 3x3 convolutions (32, 64, 128 filters) with
 batch norm, batch 64, Adam. Ours is the loop's own input and step, augmentation included, in bfloat16 and in float32.
-Peers: Keras fit with its own layers in {float32, mixed_bfloat16} x {plain, steps_per_execution=16, jit_compile}, torch in
-{eager, torch.compile} x {float32, bfloat16 autocast} (pip install torch). --quick leaves out what compiles for minutes.
+Peers: Keras fit with its own layers in {float32, mixed_bfloat16} x {plain, steps_per_execution=16, jit_compile}, torch
+in {eager, torch.compile} x {float32, bfloat16 autocast} (pip install torch). --quick leaves out what compiles long.
 """
 
 import argparse

@@ -8,6 +8,8 @@ def imdb() -> Config:
     """Large Movie Review data, 25,000 + 25,000 reviews, by a bidirectional LSTM.
 
     minibatch run imdb --data.path TFDS_DIR
+
+    Test accuracy 0.878 (95%: 0.874 to 0.882) after 1.5 minutes of training on 2 cores; seed 0.
     """
     return Config(
         model=Sentiment(vocabulary_size=20_000, max_tokens=1000, embedding=64, units=64, dropout=0.6),

@@ -12,8 +12,8 @@ def cifar10() -> Config:
 
     minibatch run cifar10 --data.path TFDS_DIR
 
-    Test accuracy 0.857 (95%: 0.851 to 0.864) on images re-encoded as JPEG, after 7.0 minutes of training on 2 cores of an
-    AMD EPYC, in bfloat16, as the plan measured there; seed 0.
+    Test accuracy 0.857 (95%: 0.851 to 0.864) on images re-encoded as JPEG, after 7.0 minutes of training on 2 cores of
+    an AMD EPYC, in bfloat16, as the plan measured there; seed 0.
     """
     return Config(
         model=Image(filters=(32, 64, 128, 256), dropout=0.1, flip=True, crop=3),

@@ -72,11 +72,12 @@ def read(path: Path, model: keras.Model, optimizer: keras.optimizers.Optimizer |
     """Verifies one checkpoint, restores it to train on from, or without `optimizer` to evaluate; returns its facts."""
     facts = manifest.verify(path)
     parts = _parts(model, optimizer)
-    if optimizer is None and facts.get("evaluated"):
-        parts = {"evaluated": parts["model"]}
+    if facts.get("evaluated"):  # for whoever evaluates; passed over, but not left unread, by who trains on
+        unread = [tf.Variable(tf.zeros_like(v)) for v in parts["model"]]
+        parts = {"evaluated": parts["model"]} if optimizer is None else {**parts, "evaluated": unread}
     try:
         status = tf.train.Checkpoint(**parts).read(str(path / "state"))
-        status.expect_partial().assert_existing_objects_matched()
+        status.assert_consumed() if optimizer is not None else status.expect_partial().assert_existing_objects_matched()
     except (tf.errors.OpError, AssertionError, ValueError) as error:
         raise Corrupt(f"{path} does not fit the model ({str(error).splitlines()[0]}).") from None
     return facts

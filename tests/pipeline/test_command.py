@@ -229,7 +229,7 @@ def test_training_trains_reports_what_is_finished_and_refuses_other_settings(ref
     command.main(["train", "ratings-sample", *TINY])
     assert capsys.readouterr().out.splitlines()[-2:] == [run_dir, outcome]
     code, line = refused("train", "ratings-sample", *TINY, "--optimizer.learning-rate", "0.02")
-    assert "(optimizer.learning_rate: 0.002 -> 0.02): pass --fresh" in line
+    assert "(optimizer.learning_rate: 0.004 -> 0.02): pass --fresh" in line
     assert code == CHANGED
 
 

@@ -19,8 +19,10 @@ def test_each_preset_passes_the_check(name):
 def test_each_preset_says_what_it_is_and_its_command(name):
     first, *rest = (PRESETS[name].__doc__ or "").strip().splitlines()
     assert first.endswith(".")
-    (command,) = (line.strip() for line in rest if line.strip())
+    command, *result = (line.strip() for line in rest if line.strip())
     assert command.split()[:3] == ["minibatch", "run", name]
+    if not name.endswith("-sample"):
+        assert {"seed", "cores"} <= set(" ".join(result).replace(";", " ").replace(",", " ").replace(".", " ").split())
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -59,7 +61,7 @@ def test_a_sample_preset_needs_no_data_of_the_user(name):
 def test_the_full_presets_keep_the_published_batch_and_optimizer(name, task, batch, source):
     config = preset_of(name)
     assert (config.task, config.train.batch_size, config.data.source) == (task, batch, source)
-    assert config.optimizer.name == "adam"
+    assert config.optimizer.name == ("lazyadam" if name == "movielens" else "adam")
 
 
 def test_the_full_presets_regularise_as_published():

@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import custom_optimizers
 from models.analysis import load
+from models.image import SPEC
 from pipeline import checkpoints, runs
 from pipeline.config import Config, Optimizer
 from pipeline.errors import TERMINATED, USAGE, UserError
-from pipeline.training import loop
+from pipeline.records import load as load_rows
+from pipeline.training import descent, loop
 from tests import tiny
 
 
@@ -95,6 +98,39 @@ def test_a_run_stopped_in_the_middle_of_an_epoch_ends_bit_equal_to_one_that_was_
         steps = [line["step"] for line in lines(resumed, split)]
         assert steps == sorted(set(steps))
     assert [line["step"] for line in lines(resumed, "val")] == [line["step"] for line in lines(undisturbed, "val")]
+
+
+def averaged(root: Path, **train) -> Config:
+    rule = Optimizer(name="schedule_free_adamw", learning_rate=0.05)
+    return dataclasses.replace(tiny.config("image", root, **train), optimizer=rule)
+
+
+def test_what_is_validated_and_exported_are_the_evaluation_weights(records, tmp_path):
+    config, analysis = averaged(tmp_path, epochs=3), load(records["image"], "image")
+    run_dir = loop.train(config, records["image"])
+    best = checkpoints.best_model(run_dir, config, analysis)
+    held_out = load_rows(records["image"], "val", "image")
+    functions = SPEC.serve(best, config.model, analysis).functions
+    metrics = loop.validate(functions, held_out, "image", analysis.classes, run_dir)
+    assert metrics["accuracy"] == pytest.approx(runs.finished(run_dir)["best_score"])
+    trained = SPEC.build(config.model, analysis)
+    path = run_dir / "checkpoints" / runs.finished(run_dir)["best_checkpoint"]
+    optimizer = descent.optimizer_of(config.optimizer, 6, 3)
+    optimizer.build(trained.trainable_variables)
+    checkpoints.read(path, trained, optimizer)
+    expected = custom_optimizers.evaluation_weights(optimizer, trained)
+    for variable, left, value in zip(best.trainable_variables, trained.trainable_variables, expected, strict=True):
+        np.testing.assert_array_equal(variable.numpy(), value)
+        assert (variable.numpy() != left.numpy()).any()
+
+
+def test_a_stopped_run_of_averaged_weights_ends_bit_equal_too(records, tmp_path, monkeypatch):
+    undisturbed = loop.train(averaged(tmp_path / "a"), records["image"])
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_stop_on_sigterm", lambda: contextlib.nullcontext(StopAfter(3)))
+        with pytest.raises(UserError, match="stopped by SIGTERM"):
+            loop.train(averaged(tmp_path / "b"), records["image"])
+    assert final(loop.train(averaged(tmp_path / "b"), records["image"])) == final(undisturbed)
 
 
 class StopAfter(threading.Event):

@@ -212,7 +212,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folds", type=Path, help="folder with u1.base, u1.test, ..., u5.test")
     options = parser.parse_args()
-    tf.config.experimental.enable_op_determinism()  # as the loop does
     for rule in ("sgd", "adam"):
         compare(rule, Ratings.drawn())
     if options.folds:

@@ -151,7 +151,6 @@ class Torch:
 
 def main() -> None:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
-    tf.config.experimental.enable_op_determinism()  # as the loop does
     reviews = Reviews()
     peers = {"ours": Ours(reviews), "keras, padded": KerasFit(reviews), "keras, our batches": KerasBuckets(reviews)}
     missing = []

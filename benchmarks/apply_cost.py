@@ -56,11 +56,26 @@ def apply_of(optimizer, side: int):
     return step
 
 
+def bare_kernel(side: int):
+    """What is left when everything but TensorFlow's kernel is taken away: the least that one call a variable costs."""
+    weights, m, v = ([tf.Variable(tf.ones([side, side])) for _ in range(COUNT)] for _ in range(3))
+    gradients = [tf.constant(np.random.default_rng(i).normal(size=(side, side)), tf.float32) for i in range(COUNT)]
+    numbers = {"beta1_power": 0.9, "beta2_power": 0.999, "lr": 1e-3, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-7}
+
+    @tf.function
+    def step():
+        for var, first, second, grad in zip(weights, m, v, gradients, strict=True):
+            tf.raw_ops.ResourceApplyAdam(var=var.handle, m=first.handle, v=second.handle, grad=grad, **numbers)
+
+    return step
+
+
 def main() -> None:
     speed = copy_speed()
     for side in (128, 16):
         floor = 28 * COUNT * side * side / speed * 1e3
-        spent = turns({name: apply_of(make(), side) for name, make in OPTIMIZERS.items()})
+        peers = {name: apply_of(make(), side) for name, make in OPTIMIZERS.items()}
+        spent = turns({**peers, "TensorFlow's Adam kernel, bare": bare_kernel(side)})
         print(f"\n{COUNT} variables of {side}x{side}; floor {floor:.3g} ms at {speed / 1e9:.3g} GB/s\n")
         table(
             [[name, ms, ms / spent["keras Adam"], ms / floor] for name, ms in spent.items()],

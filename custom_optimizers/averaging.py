@@ -80,8 +80,7 @@ class StochasticWeightAveraging(Follower):
     high, constant or cyclic, from start_averaging on. Copies the weights once.
 
     Args: inner; start_averaging, whole, of 0 or above, the updates before the first snapshot is due; average_period,
-    whole, above 0. Raises ValueError for LazyAdam and the
-    like and for Schedule-Free optimizers.
+    whole, above 0. Raises ValueError for LazyAdam and the like and for Schedule-Free optimizers.
     """
 
     def __init__(self, inner, start_averaging=0, average_period=10, **options):

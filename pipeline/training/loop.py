@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -143,7 +143,7 @@ def _train(config: Config, records_dir: Path, run_dir: Path) -> None:
                     "The checkpoints before it stay."
                 )
             if standing.step == epoch * per_epoch:
-                with custom_optimizers.evaluating(optimizer, model, samples):
+                with custom_optimizers.evaluating(optimizer, model, samples) if averages else nullcontext():
                     metrics = validate(serving.functions, held_out, config.task, classes, run_dir)
                     evaluated = [keras.ops.convert_to_numpy(v) for v in model.variables] if averages else None
                 score = metrics[spec.monitor]

@@ -51,11 +51,7 @@ def settle(config: Config, run_dir: Path, rows: inputs.Rows, spec: ModelSpec, an
     if not path.is_file():
         trials = _known(config, rows, spec, analysis, strategy) if config.train.plan == "measured" else [_given(config)]
         chosen = choose(trials)
-        document = {
-            "chosen": dataclasses.asdict(chosen),
-            "trials": [dataclasses.asdict(trial) for trial in trials],
-            "options": options_of(chosen),
-        }
+        document = {"chosen": dataclasses.asdict(chosen), "trials": [dataclasses.asdict(trial) for trial in trials]}
         manifest.write_file(path, json.dumps(document, indent=1))
     chosen = json.loads(path.read_bytes())["chosen"]
     kept = {name: chosen[name] for name in ("jit", "precision", "steps_per_call")}
@@ -65,12 +61,6 @@ def settle(config: Config, run_dir: Path, rows: inputs.Rows, spec: ModelSpec, an
 def choose(trials: list[Trial]) -> Trial:
     """The fastest of those that ran and agree with the first, the plain one."""
     return min((t for t in trials if t.note in ("", "plain")), key=lambda t: t.milliseconds or 0.0)
-
-
-def options_of(trial: Trial) -> str:
-    """The command-line options that run this plan without measuring."""
-    jit = "--train.jit" if trial.jit else "--train.no-jit"
-    return f"--train.plan given {jit} --train.precision {trial.precision} --train.steps-per-call {trial.steps_per_call}"
 
 
 def _given(config: Config) -> Trial:
@@ -137,20 +127,14 @@ def _try(candidate: Trial, config: Config, rows, spec: ModelSpec, analysis: Anal
     keras.config.set_dtype_policy(candidate.precision)
     keras.utils.set_random_seed(config.train.seed)
     calls = min(COMPARED, per_epoch)
-
-    def prepared(calls: int):
-        train = dataclasses.replace(
-            config.train, jit=candidate.jit, precision=candidate.precision, steps_per_call=calls
-        )
-        tried = dataclasses.replace(config, train=train)
-        part = inputs.parts(rows, tried, spec, strategy)
-        return part, step.compiled(model, optimizer, spec, tried, strategy, inputs.batch(rows, tried, spec))
-
+    way = {"jit": candidate.jit, "precision": candidate.precision, "steps_per_call": calls}
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, **way))
     with strategy.scope():
         model = spec.build(config.model, analysis)
         optimizer = descent.optimizer_of(config.optimizer, per_epoch, config.train.epochs, candidate.precision)
         optimizer.build(model.trainable_variables)
-    part, steps = prepared(calls)
+    part = inputs.parts(rows, config, spec, strategy)
+    steps = step.compiled(model, optimizer, spec, config, strategy, inputs.batch(rows, config, spec))
     loss = float(steps(part(0, calls))[0])  # traces, compiles and makes the compared updates
     spent: list[float] = []
     while sum(spent) < TRIAL_SECONDS and len(spent) < 50:

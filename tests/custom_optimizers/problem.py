@@ -132,3 +132,19 @@ def train_step(optimizer, variables: list, ids, images, targets, whole=False) ->
     table, *others = tape.gradient(value, weights)
     table = tf.math.unsorted_segment_sum(table.values, table.indices, ROWS) if whole else table
     optimizer.apply([table, *others], variables)
+
+
+def numbers(*shape, seed=0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=shape)
+
+
+def stored(shapes, steps=30, seed=1) -> list[list[np.ndarray]]:
+    """A gradient of each shape for each step."""
+    source = np.random.default_rng(seed)
+    return [[source.normal(size=shape) for shape in shapes.values()] for _ in range(steps)]
+
+
+def path(optimizer, shapes, gradients, dtype="float64"):
+    """The weights after each step of an optimizer that is not built yet."""
+    made = variables(shapes, dtype=dtype)
+    return descend(built(optimizer, made), made, gradients, dtype)

@@ -9,23 +9,9 @@ from optax.contrib._muon import orthogonalize_via_newton_schulz
 from custom_optimizers import AdamW, Cautious, Muon, chain, clip_by_global_norm
 from custom_optimizers.muon import COEFFICIENTS, orthogonalized
 from tests.custom_optimizers import problem
+from tests.custom_optimizers.problem import numbers, path, stored
 
 KERNEL = {"kernel": (4, 6)}
-
-
-def numbers(*shape, seed=0):
-    return np.random.default_rng(seed).normal(size=shape)
-
-
-def stored(shapes, steps=30, seed=1):
-    source = np.random.default_rng(seed)
-    return [[source.normal(size=shape) for shape in shapes.values()] for _ in range(steps)]
-
-
-def path(optimizer, shapes, gradients, dtype="float64"):
-    """The weights after each step."""
-    variables = problem.variables(shapes, dtype=dtype)
-    return problem.descend(problem.built(optimizer, variables), variables, gradients, dtype)
 
 
 def newton_schulz(x, steps=5):

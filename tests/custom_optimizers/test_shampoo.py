@@ -7,21 +7,7 @@ import tensorflow as tf
 
 from custom_optimizers import SOAP, Adam, Shampoo, matrices
 from tests.custom_optimizers import problem
-
-
-def numbers(*shape, seed=0):
-    return np.random.default_rng(seed).normal(size=shape)
-
-
-def stored(shapes, steps=30, seed=1):
-    source = np.random.default_rng(seed)
-    return [[source.normal(size=shape) for shape in shapes.values()] for _ in range(steps)]
-
-
-def path(optimizer, shapes, gradients, dtype="float64"):
-    """The weights after each step."""
-    variables = problem.variables(shapes, dtype=dtype)
-    return problem.descend(problem.built(optimizer, variables), variables, gradients, dtype)
+from tests.custom_optimizers.problem import numbers, path, stored
 
 
 def root(a, order, epsilon):

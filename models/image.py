@@ -4,9 +4,10 @@ import keras
 import tensorflow as tf
 
 from models.analysis import ImageAnalysis
-from models.normalization import FusedBatchNormalization
+from models.noise import Dropout
+from models.normalization import BatchNormalization
 from models.options import Image
-from models.spec import Features, ModelSpec, Tensors, class_index, saved_variables
+from models.spec import Features, ModelSpec, Tensors, class_index, full_precision, saved_variables
 
 
 class Inputs(tf.Module):
@@ -74,18 +75,19 @@ def build(options: Image, analysis: ImageAnalysis) -> keras.Model:
                 kernel_initializer="he_normal",
                 kernel_regularizer=penalty,
             )(x)
-            x = FusedBatchNormalization(momentum=0.9, epsilon=1e-5)(x) if options.batch_norm else x
+            if options.batch_norm:
+                x = BatchNormalization(options.sync_batch_norm, momentum=0.9, epsilon=1e-5)(x)
             x = layers.ReLU()(x)
         x = layers.MaxPooling2D()(x) if depth < len(options.filters) - 1 else layers.GlobalAveragePooling2D()(x)
-        x = layers.Dropout(options.dropout)(x)
-    logits = layers.Dense(len(analysis.classes), kernel_regularizer=penalty, dtype="float32")(x)
+        x = Dropout(options.dropout)(x)
+    logits = layers.Dense(len(analysis.classes), kernel_regularizer=penalty, dtype=full_precision())(x)
     return keras.Model({"image": image}, logits, name="image")
 
 
 def loss(target: tf.Tensor, logits: tf.Tensor, options: Image) -> tf.Tensor:
     """Cross-entropy against (1 - s) * one_hot(target) + s / classes, s the label smoothing."""
     smoothing, classes = options.label_smoothing, logits.shape[-1]
-    truth = tf.one_hot(target, classes) * (1 - smoothing) + smoothing / classes  # [batch, classes]
+    truth = tf.one_hot(target, classes, dtype=logits.dtype) * (1 - smoothing) + smoothing / classes  # [batch, classes]
     return tf.nn.softmax_cross_entropy_with_logits(truth, logits)  # [batch]
 
 
@@ -98,7 +100,8 @@ class Serving(tf.Module):
         self.weights = saved_variables(model)
 
         def scores(image: tf.Tensor) -> tf.Tensor:
-            return tf.nn.softmax(model({"image": image}, training=False))  # [batch, classes]
+            logits = model({"image": image}, training=False)  # [batch, classes]
+            return tf.cast(tf.nn.softmax(logits), tf.float32)
 
         def answer(image: tf.Tensor) -> dict[str, tf.Tensor]:
             values = scores(image)

@@ -23,6 +23,8 @@ class Image:
     """Share of the units dropped after each stage, and before the classifier."""
     batch_norm: bool = True
     """Normalise after each convolution."""
+    sync_batch_norm: bool = True
+    """Normalise by the statistics of the whole batch when replicas share it; otherwise each uses those of its part."""
     l1: float = 0.0
     """Weight of the sum of |w| over the kernels, added to the loss."""
     l2: float = 0.0

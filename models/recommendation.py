@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from models.analysis import RatingsAnalysis
 from models.options import Recommendation
-from models.spec import Features, ModelSpec, Tensors, lookup_table, saved_variables
+from models.spec import Features, ModelSpec, Tensors, full_precision, lookup_table, saved_variables
 
 
 class Inputs(tf.Module):
@@ -34,7 +34,7 @@ class Factorisation(keras.layers.Layer):
     """{"user", "item"} [batch] -> {"rating": [batch], "penalty": [batch]}, the squared norm of the rows looked up."""
 
     def __init__(self, users: int, items: int, factors: int, mean: float):
-        super().__init__(dtype="float32")
+        super().__init__(dtype=full_precision())
         self.users, self.items, self.factors, self.mean = users, items, factors, mean
 
     def build(self, _):
@@ -49,7 +49,7 @@ class Factorisation(keras.layers.Layer):
     def call(self, inputs):
         # Gathered from the variables themselves: from the Keras ones it would be from a copy of the table.
         user, item = inputs["user"], inputs["item"]  # [batch]
-        known_user, known_item = tf.cast(user > 0, tf.float32), tf.cast(item > 0, tf.float32)  # [batch]
+        known_user, known_item = (tf.cast(known > 0, self.compute_dtype) for known in (user, item))  # [batch]
         p = tf.gather(self.user_vectors.value, user) * known_user[:, None]  # [batch, factors]
         q = tf.gather(self.item_vectors.value, item) * known_item[:, None]  # [batch, factors]
         b = tf.gather(self.user_bias.value, user) * known_user  # [batch]
@@ -67,7 +67,8 @@ def build(options: Recommendation, analysis: RatingsAnalysis) -> keras.Model:
 
 def loss(target: tf.Tensor, outputs: dict[str, tf.Tensor], options: Recommendation) -> tf.Tensor:
     """(rating - target)^2 + l2 * (|p_u|^2 + |q_i|^2 + b_u^2 + b_i^2), on the rows looked up only."""
-    return tf.square(outputs["rating"] - target) + options.l2 * outputs["penalty"]  # [batch]
+    rating, penalty = outputs["rating"], outputs["penalty"]
+    return tf.square(rating - tf.cast(target, rating.dtype)) + options.l2 * penalty  # [batch]
 
 
 class Serving(tf.Module):
@@ -81,9 +82,12 @@ class Serving(tf.Module):
         seen = tf.ragged.constant(self._seen(analysis), tf.int32, ragged_rank=1)  # row 0: the unknown user
         k = min(options.k, len(analysis.items))
 
+        def clip(ratings: tf.Tensor) -> tf.Tensor:
+            return tf.clip_by_value(tf.cast(ratings, tf.float32), analysis.lowest, analysis.highest)
+
         def rate(user_id: tf.Tensor, item_id: tf.Tensor) -> tf.Tensor:
-            outputs = model(self.inputs({"user_id": user_id, "item_id": item_id}), training=False)
-            return tf.clip_by_value(outputs["rating"], analysis.lowest, analysis.highest)  # [batch]
+            rating = model(self.inputs({"user_id": user_id, "item_id": item_id}), training=False)["rating"]  # [batch]
+            return clip(rating)
 
         @tf.function(input_signature=[tf.TensorSpec([None], tf.string, n) for n in ("user_id", "item_id")])
         def serving_default(user_id, item_id):
@@ -92,15 +96,16 @@ class Serving(tf.Module):
         @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "user_id")])
         def recommend(user_id):
             user = self.inputs.users.lookup(user_id) + 1  # [batch]
-            p = tf.gather(factors.user_vectors, user) * tf.cast(user > 0, tf.float32)[:, None]  # [batch, factors]
-            bias = tf.gather(factors.user_bias, user) * tf.cast(user > 0, tf.float32)  # [batch]
+            known = tf.cast(user > 0, factors.compute_dtype)  # [batch]
+            p = tf.gather(factors.user_vectors, user) * known[:, None]  # [batch, factors]
+            bias = tf.gather(factors.user_bias, user) * known  # [batch]
             scores = p @ tf.transpose(factors.item_vectors[1:]) + factors.item_bias[1:]  # [batch, items]
             scores += factors.mean + bias[:, None]
             rows = tf.gather(seen, user)  # ragged [batch, None]
             places = tf.stack([tf.cast(rows.value_rowids(), tf.int32), rows.flat_values], axis=1)  # [n, 2]
             hidden = tf.fill([tf.shape(places)[0]], scores.dtype.min)
             top = tf.math.top_k(tf.tensor_scatter_nd_update(scores, places, hidden), k)
-            ratings = tf.clip_by_value(top.values, analysis.lowest, analysis.highest)
+            ratings = clip(top.values)
             ids = tf.where(top.values > scores.dtype.min, tf.gather(self.item_ids, top.indices), "")  # "": none is left
             return {"item_ids": ids, "scores": ratings}
 

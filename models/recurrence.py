@@ -11,7 +11,7 @@ class BlockLSTM(keras.layers.LSTM):
 
     [batch, time, features] -> [batch, time, units], for masks that end with the text (right padding). What stands
     where the mask is false is not defined (Keras repeats the last state there): pool with the mask. Anything that the
-    kernel does not do (XLA, GPUs, other activations, dropout inside, states handed in or out) goes Keras' way.
+    kernel does not do (XLA, GPUs, float64, other activations, dropout inside, states handed in or out) goes Keras' way.
     """
 
     def call(self, sequences, initial_state=None, mask=None, training=False):
@@ -35,7 +35,8 @@ class BlockLSTM(keras.layers.LSTM):
         names = (keras.activations.serialize(self.activation), keras.activations.serialize(self.recurrent_activation))
         dropped = self.dropout or self.recurrent_dropout
         whole = self.return_sequences and not self.return_state and not self.stateful
-        return names == ("tanh", "sigmoid") and self.use_bias and not dropped and whole
+        single = self.compute_dtype != "float64"
+        return names == ("tanh", "sigmoid") and self.use_bias and not dropped and whole and single
 
 
 @tf.custom_gradient

@@ -4,9 +4,10 @@ import keras
 import tensorflow as tf
 
 from models.analysis import TextAnalysis
+from models.noise import Dropout
 from models.options import Sentiment
 from models.recurrence import BlockLSTM
-from models.spec import Features, ModelSpec, Tensors, class_index, saved_variables
+from models.spec import Features, ModelSpec, Tensors, class_index, full_precision, saved_variables
 
 PADDING, UNKNOWN, FIRST = 0, 1, 2
 """Token ids: nothing there, not in the vocabulary, the most frequent token of the vocabulary."""
@@ -61,18 +62,18 @@ def build(options: Sentiment, analysis: TextAnalysis) -> keras.Model:
     tokens = keras.Input([None], dtype="int32", name="tokens")
     # The row of PADDING is never read: the mask goes through the recurrence and the mean, so padding changes nothing.
     x = layers.Embedding(FIRST + options.vocabulary_size, options.embedding, mask_zero=True)(tokens)
-    x = layers.Dropout(options.dropout)(x)
+    x = Dropout(options.dropout)(x)
     recurrence = cell(options.units, return_sequences=True, kernel_regularizer=penalty, recurrent_regularizer=penalty)
     x = (layers.Bidirectional(recurrence) if options.bidirectional else recurrence)(x)  # [batch, time, features]
     x = layers.GlobalAveragePooling1D()(x)  # [batch, features]
-    x = layers.Dropout(options.dropout)(x)
-    logits = layers.Dense(1, kernel_regularizer=penalty, dtype="float32")(x)
+    x = Dropout(options.dropout)(x)
+    logits = layers.Dense(1, kernel_regularizer=penalty, dtype=full_precision())(x)
     return keras.Model({"tokens": tokens}, logits, name="sentiment")
 
 
 def loss(target: tf.Tensor, logits: tf.Tensor, options: Sentiment) -> tf.Tensor:
     """Binary cross-entropy against target * (1 - s) + s / 2, s the label smoothing."""
-    truth = tf.cast(target, tf.float32) * (1 - options.label_smoothing) + options.label_smoothing / 2
+    truth = tf.cast(target, logits.dtype) * (1 - options.label_smoothing) + options.label_smoothing / 2
     return tf.nn.sigmoid_cross_entropy_with_logits(truth, logits[:, 0])  # [batch]
 
 
@@ -86,7 +87,7 @@ class Serving(tf.Module):
 
         def score(text: tf.Tensor) -> tf.Tensor:
             tokens = self.inputs({"text": text})["tokens"].to_tensor(PADDING)  # [batch, time]
-            return tf.sigmoid(model({"tokens": tokens}, training=False)[:, 0])  # [batch]
+            return tf.cast(tf.sigmoid(model({"tokens": tokens}, training=False)[:, 0]), tf.float32)  # [batch]
 
         @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "text")])
         def serving_default(text):

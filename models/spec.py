@@ -34,7 +34,8 @@ class ModelSpec(Generic[Opt, Ana]):
     build: Callable[[Opt, Ana], keras.Model]
     """An untrained model from the inputs' tensors to outputs."""
     loss: Callable[[tf.Tensor, Any, Opt], tf.Tensor]
-    """Target and model outputs -> loss of each example, [batch], float32. Weight penalties are in model.losses."""
+    """Target and model outputs -> loss of each example, [batch], in `full_precision()`. Weight penalties are in
+    model.losses."""
     serve: Callable[[keras.Model, Opt, Ana], tf.Module]
     """The module to export: its attribute `functions` maps a signature name to a tf.function on raw inputs."""
     monitor: str
@@ -56,6 +57,12 @@ def spec_of(task: str) -> ModelSpec[Any, Any]:
         "recommendation": recommendation.SPEC,
     }
     return specs[task]
+
+
+def full_precision() -> str:
+    """The dtype of logits, ratings and losses, whatever the layers before them compute in: float64 under that policy,
+    else float32."""
+    return "float64" if keras.config.dtype_policy().compute_dtype == "float64" else "float32"
 
 
 def lookup_table(keys: tuple[str, ...], default: int) -> tf.lookup.StaticHashTable:

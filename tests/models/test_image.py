@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from models import image
 from models.analysis import ImageAnalysis
-from models.normalization import FusedBatchNormalization
+from models.normalization import BatchNormalization
 from models.options import Image
 
 OPTIONS = Image(height=8, width=8, filters=(4, 8), convolutions=1, flip=True, crop=2)
@@ -90,7 +90,7 @@ def test_bytes_pixels_and_examples_of_one_image_get_the_same_scores():
 
 def test_fused_batch_norm_computes_what_keras_own_layer_does():
     x = tf.random.stateless_normal([16, 5, 5, 3], [1, 2], mean=2.0, stddev=3.0)
-    ours, theirs = FusedBatchNormalization(momentum=0.9), keras.layers.BatchNormalization(momentum=0.9)
+    ours, theirs = BatchNormalization(momentum=0.9), keras.layers.BatchNormalization(momentum=0.9)
     for layer in (ours, theirs):
         layer.build(x.shape)
         layer.gamma.assign([1.5, 0.5, 2.0])
@@ -109,7 +109,7 @@ def test_fused_batch_norm_has_the_gradients_of_keras_own_layer():
     x = tf.Variable(tf.random.stateless_normal([8, 3, 3, 2], [3, 4]))
     weights = tf.random.stateless_normal([8, 3, 3, 2], [5, 6])
     gradients = []
-    for layer in (FusedBatchNormalization(), keras.layers.BatchNormalization()):
+    for layer in (BatchNormalization(), keras.layers.BatchNormalization()):
         layer.build(x.shape)
         with tf.GradientTape() as tape:
             value = tf.reduce_sum(layer(x, training=True) * weights)

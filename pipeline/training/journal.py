@@ -2,6 +2,7 @@
 
     {"step": 50, "epoch": 1, "split": "train", "loss": …, "learning_rate": …, "gradient_norm": …,
      "examples_per_second": …}
+    {"step": 500, "epoch": 1, "split": "monitor", "update_to_weight": …, "gradient/conv2d": …, …}
     {"step": 500, "epoch": 1, "split": "val", "loss": …, "accuracy": …}
 
 JSON has no NaN and no infinity; they are written as the strings "NaN", "Infinity" and "-Infinity" (as protobuf does),
@@ -20,6 +21,7 @@ from pipeline import manifest
 
 NAME = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
+SPLITS = ("train", "monitor", "val")
 _NON_FINITE = ("NaN", "Infinity", "-Infinity")
 
 
@@ -34,12 +36,13 @@ class Journal:
         path = Path(run_dir) / NAME
         kept = [line for line in read(run_dir) if line["step"] <= resume_step]
         manifest.write_file(path, "".join(map(_encode, kept)))
-        self._last = {"train": -1, "val": -1} | {line["split"]: line["step"] for line in kept}
+        self._last = dict.fromkeys(SPLITS, -1) | {line["split"]: line["step"] for line in kept}
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115  closed by close()
         self._writers = _event_writers(Path(run_dir) / TENSORBOARD, kept) if tensorboard else {}
 
     def write(self, step: int, epoch: int, split: str, **values: float) -> None:
-        """Logs `values` after `step` updates; `split` is train (of the last call) or val (on the validation rows)."""
+        """Logs `values` after `step` updates; `split` is train (of the last call), monitor (see monitors.py) or val
+        (on the validation rows)."""
         # A run killed between an epoch's checkpoint and its end validates again what it has logged already.
         if step <= self._last[split]:
             return
@@ -113,7 +116,7 @@ def _event_writers(directory: Path, lines: list[dict[str, Any]]) -> dict[str, An
     import tensorflow as tf
 
     writers = {}
-    for split in ("train", "val"):
+    for split in SPLITS:
         shutil.rmtree(directory / split, ignore_errors=True)
         writers[split] = tf.summary.create_file_writer(str(directory / split))
     for line in lines:

@@ -1,11 +1,15 @@
 """Checkpoints: every variable of model and optimizer, one committed directory a checkpoint, named by the update number.
 
-Keras' seed generators (dropout) are variables of the model but not of its object graph, so `tf.train.Checkpoint(model)`
-would lose them and a resumed run would differ; the variables are listed instead.
+The file is TensorFlow's tensor bundle with one name a variable, "model/0003/dense/kernel", and no object graph: Keras'
+seed generators (dropout) are variables of the model but not of its graph, so `tf.train.Checkpoint(model)` would lose
+them and a resumed run would differ. `tf.train.load_checkpoint(directory / "state")` reads it without this package.
 """
 
 import logging
-import shutil
+import re
+import time
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,36 +21,56 @@ from models.analysis import Analysis
 from models.spec import spec_of
 from pipeline import manifest, runs
 from pipeline.config import Config
-from pipeline.errors import Corrupt, UserError
+from pipeline.errors import CANNOT_WRITE, Corrupt, UserError, storage_failure
 
 log = logging.getLogger(__name__)
 
+ATTEMPTS = 3
+"""Checkpoints in a row that may fail before the run stops."""
 
-def save(
-    root: Path,
-    step: int,
-    model: keras.Model,
-    optimizer: keras.optimizers.Optimizer,
-    facts: dict[str, Any],
-    evaluated: list[np.ndarray] | None = None,
-) -> Path:
+
+def snapshot(
+    model: keras.Model, optimizer: keras.optimizers.Optimizer, evaluated: list[np.ndarray] | None = None
+) -> dict[str, np.ndarray]:
+    """Copies in host memory of every variable, by name; of a distributed variable the copy of the first local replica.
+
+    `evaluated`: the values of the model's variables that were evaluated, where they are not those that training goes
+    on from; they are taken as they are, not copied.
+    """
+    arrays = {}
+    for name, variable in {**_named("model", model.variables), **_named("optimizer", optimizer.variables)}.items():
+        local = getattr(variable.value, "values", [variable.value])[0]
+        arrays[name] = np.asarray(local.numpy())
+    if evaluated is not None:
+        arrays.update(zip(_named("evaluated", model.variables), map(np.asarray, evaluated), strict=True))
+    return arrays
+
+
+def write(root: Path, step: int, arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> Path:
     """Commits `root/<step>`; `facts` (JSON values) come back from `restore`. Does nothing where it is there already and
-    whole; one that was damaged, and so passed over when the run went on, is written anew. `evaluated`: the values of
-    the model's variables that were evaluated, where they are not those that training goes on from."""
+    whole; one that was damaged, and so passed over when the run went on, is written anew."""
     destination = Path(root) / f"{step:09d}"
     if destination.exists():
         try:
             manifest.verify(destination)
             return destination
         except UserError:
-            _remove(destination)
-    with manifest.committing(destination, exist_ok=True) as draft:
-        parts = _parts(model, optimizer)
-        if evaluated is not None:
-            parts["evaluated"] = [tf.Variable(value) for value in evaluated]
-        tf.train.Checkpoint(**parts).write(str(draft.path / "state"))
-        draft.facts.update(facts, step=step, evaluated=evaluated is not None)
+            manifest.remove(destination)
+    with manifest.committing(destination) as draft:
+        with tf.device("/cpu:0"):
+            tf.raw_ops.SaveV2(
+                prefix=str(draft.path / "state"),
+                tensor_names=list(arrays),
+                shape_and_slices=[""] * len(arrays),
+                tensors=list(arrays.values()),
+            )
+        draft.facts.update(facts, step=step)
     return destination
+
+
+def save(root, step, model, optimizer, facts, evaluated=None) -> Path:
+    """`snapshot` and `write` in one."""
+    return write(root, step, snapshot(model, optimizer, evaluated), facts)
 
 
 def restore(root: Path, model: keras.Model, optimizer: keras.optimizers.Optimizer | None) -> dict[str, Any] | None:
@@ -55,31 +79,49 @@ def restore(root: Path, model: keras.Model, optimizer: keras.optimizers.Optimize
     A damaged checkpoint is passed over with a warning. When all are damaged it raises Corrupt: starting from scratch
     unasked would throw the run away.
     """
-    steps = listed(root)
-    for path in reversed(steps):
+    errors = []
+    for path in reversed(listed(root)):
         try:
             return read(path, model, optimizer)
         except UserError as error:
             log.warning("checkpoint %s passed over: %s", path.name, error)
-    if steps:
+            errors.append(error)
+    if errors:
         raise Corrupt(
-            f"{root}: none of the {len(steps)} checkpoints is whole; restore one from a copy, or pass --fresh."
+            f"{root}: none of the {len(errors)} checkpoints is whole; restore one from a copy, or pass --fresh. The "
+            f"newest: {errors[0]}"
         )
     return None
 
 
 def read(path: Path, model: keras.Model, optimizer: keras.optimizers.Optimizer | None = None) -> dict[str, Any]:
-    """Verifies one checkpoint, restores it to train on from, or without `optimizer` to evaluate; returns its facts."""
+    """Verifies one checkpoint, restores it to train on from, or without `optimizer` to evaluate; returns its facts.
+
+    Raises Corrupt, and leaves all variables as they were, when the checkpoint is damaged or of another model or
+    optimizer.
+    """
     facts = manifest.verify(path)
-    parts = _parts(model, optimizer)
-    if facts.get("evaluated"):  # for whoever evaluates; passed over, but not left unread, by who trains on
-        unread = [tf.Variable(tf.zeros_like(v)) for v in parts["model"]]
-        parts = {"evaluated": parts["model"]} if optimizer is None else {**parts, "evaluated": unread}
     try:
-        status = tf.train.Checkpoint(**parts).read(str(path / "state"))
-        status.assert_consumed() if optimizer is not None else status.expect_partial().assert_existing_objects_matched()
-    except (tf.errors.OpError, AssertionError, ValueError) as error:
-        raise Corrupt(f"{path} does not fit the model ({str(error).splitlines()[0]}).") from None
+        reader = tf.train.load_checkpoint(str(path / "state"))
+        shapes, types = reader.get_variable_to_shape_map(), reader.get_variable_to_dtype_map()
+        if optimizer is not None:
+            wanted = {**_named("model", model.variables), **_named("optimizer", optimizer.variables)}
+        else:
+            part = "evaluated" if any(name.startswith("evaluated/") for name in shapes) else "model"
+            wanted = _named(part, model.variables)
+        parts = {_key(name).split("/")[0] for name in wanted}
+        found = {_key(n): f"{n} {types[n].name}{shapes[n]}" for n in shapes if n.split("/")[0] in parts}
+        expected = {_key(n): f"{n} {v.dtype}{[*v.shape]}" for n, v in wanted.items()}
+        for key in sorted(found.keys() | expected.keys()):
+            if found.get(key) != expected.get(key):
+                raise Corrupt(
+                    f"{path} does not fit the model: expected {expected.get(key, 'nothing more')}, found "
+                    f"{found.get(key, 'nothing')}."
+                )
+        for name, variable in wanted.items():
+            variable.assign(reader.get_tensor(name))
+    except (tf.errors.OpError, ValueError) as error:
+        raise Corrupt(f"{path} is not readable ({str(error).splitlines()[0]}).") from None
     return facts
 
 
@@ -94,30 +136,100 @@ def best_model(run_dir: Path, config: Config, analysis: Analysis) -> keras.Model
 
 def listed(root: Path) -> list[Path]:
     """The checkpoints under `root`, oldest first."""
-    return sorted(p for p in Path(root).glob("[0-9]*") if p.is_dir())
+    return sorted((p for p in Path(root).glob("[0-9]*") if p.name.isdigit() and p.is_dir()), key=lambda p: int(p.name))
 
 
 def prune(root: Path, keep: int, best: str | None) -> None:
     """Removes all but the `keep` newest checkpoints and the one named `best`."""
-    for leftover in Path(root).glob(f"{_OLD}*"):
-        shutil.rmtree(leftover)
     for path in listed(root)[:-keep]:
         if path.name != best:
-            _remove(path)
+            manifest.remove(path)
 
 
-_OLD = ".old-"
+class Writer:
+    """Commits checkpoints in one thread beside the training, which waits only while the one before is being written.
+
+    Nothing older is removed before the new checkpoint is committed and verified. A disk that refuses is a warning, and
+    the next checkpoint tries again; ATTEMPTS failures in a row stop the run. To be entered by the process that holds
+    the run's lock: what killed ones left under `root` is removed then.
+    """
+
+    def __init__(self, root: Path, keep: int):
+        self.root, self.keep = Path(root), keep
+        self.stalled = 0.0
+        """Seconds that `submit` waited for the checkpoint before."""
+        self._thread = ThreadPoolExecutor(1, "checkpoints")
+        self._pending: Future[None] | None = None
+        self._owed: tuple[int, dict[str, np.ndarray], dict[str, Any]] | None = None
+        self._failures = 0
+        self._failure: UserError | None = None
+
+    def __enter__(self) -> "Writer":
+        manifest.sweep(self.root, alone=True)
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        try:
+            self.close()
+        except Exception as ours:
+            if error is None:
+                raise
+            log.warning("the last checkpoint: %s", ours)  # what ended the training is the error to tell
+        finally:
+            self._thread.shutdown()
+
+    def submit(self, step: int, arrays: dict[str, np.ndarray], facts: dict[str, Any], best: str | None) -> None:
+        """Hands over a snapshot, which nobody may change from now on, to be written as `root/<step>`; then all but the
+        `keep` newest and `best` go. Raises what the one before failed with: UserError(CANNOT_WRITE) after ATTEMPTS
+        failures in a row, anything that is not the disk's fault at once."""
+        start = time.perf_counter()
+        self._wait()
+        self.stalled += time.perf_counter() - start
+        if self._failure is not None and self._failures >= ATTEMPTS:
+            raise UserError(f"{self._failures} checkpoints in a row failed. {self._failure}", CANNOT_WRITE)
+        self._pending = self._thread.submit(self._commit, step, arrays, facts, best)
+
+    def close(self) -> None:
+        """Waits until the last checkpoint is on the disk. Raises UserError(CANNOT_WRITE) where it could not be
+        written."""
+        self._wait()
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
+
+    def _wait(self) -> None:
+        if self._pending is not None:
+            pending, self._pending = self._pending, None
+            pending.result()
+
+    def _commit(self, step: int, arrays: dict[str, np.ndarray], facts: dict[str, Any], best: str | None) -> None:
+        try:
+            if self._owed is not None:  # the best one could not be written: no later one may name it before it is there
+                write(self.root, *self._owed)
+                self._owed = None
+            manifest.verify(write(self.root, step, arrays, facts))
+            prune(self.root, self.keep, best)
+        except Exception as error:
+            reason = storage_failure(error)
+            if reason is None and not isinstance(error, UserError):
+                raise
+            self._failure = error if isinstance(error, UserError) else UserError(f"{error}.", CANNOT_WRITE)
+            self._failures += 1
+            if best == f"{step:09d}":
+                self._owed = step, arrays, facts
+            log.warning("checkpoint %09d was not written, the ones before it stay: %s", step, self._failure)
+        else:
+            self._failures, self._failure = 0, None
 
 
-def _remove(path: Path) -> None:
-    doomed = path.with_name(_OLD + path.name)
-    shutil.rmtree(doomed, ignore_errors=True)  # from a process killed right here
-    path.rename(doomed)  # first out of sight, so that no reader sees half a checkpoint
-    shutil.rmtree(doomed)
+def _named(part: str, variables: Iterable[keras.Variable]) -> dict[str, keras.Variable]:
+    """The variables by their names in the file: part, place in the list, and Keras' path without the numbers in it,
+    which count what else was built in this process."""
+    return {f"{part}/{i:04d}/{_COUNT.sub('', v.path)}": v for i, v in enumerate(variables)}
 
 
-def _parts(model: keras.Model, optimizer: keras.optimizers.Optimizer | None) -> dict[str, list[tf.Variable]]:
-    parts = {"model": [v.value for v in model.variables]}
-    if optimizer is not None:
-        parts["optimizer"] = [v.value for v in optimizer.variables]
-    return parts
+def _key(name: str) -> str:
+    return "/".join(name.split("/")[:2])
+
+
+_COUNT = re.compile(r"_\d+(?=[/_]|$)")

@@ -45,7 +45,7 @@ def committing(destination: Path, exist_ok: bool = False) -> Iterator[Draft]:
     name is a fingerprint are equal anyway). Raises UserError(CANNOT_WRITE) when the disk is full or read-only.
     """
     destination = Path(destination)
-    temporary = destination.parent / f".tmp-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    temporary = _temporary(destination.parent)
     try:
         temporary.mkdir(parents=True)
         draft = Draft(temporary)
@@ -122,13 +122,26 @@ def is_committed(directory: Path) -> bool:
     return (Path(directory) / NAME).is_file()
 
 
-def sweep(parent: Path) -> list[Path]:
-    """Removes what killed processes of this host left under `parent`; returns what it removed."""
+def remove(directory: Path) -> None:
+    """Removes a committed directory, first out of sight in one rename: no reader sees half of it."""
+    directory = Path(directory)
+    doomed = _temporary(directory.parent)
+    os.rename(directory, doomed)
+    _sync(directory.parent)
+    shutil.rmtree(doomed)
+
+
+def sweep(parent: Path, alone: bool = False) -> list[Path]:
+    """Removes what killed processes of this host left under `parent`; returns what it removed.
+
+    `alone`: the caller holds a lock on `parent`, so that every draft there is a dead one's, whatever its host and
+    process: in a container the next process has another host name, or the same number.
+    """
     prefix = f".tmp-{socket.gethostname()}-"
     removed = []
-    for path in Path(parent).glob(prefix + "*"):
+    for path in Path(parent).glob(".tmp-*"):
         process = path.name.removeprefix(prefix).split("-")[0]
-        if process.isdigit() and not _alive(int(process)):
+        if alone or (path.name.startswith(prefix) and process.isdigit() and not _alive(int(process))):
             shutil.rmtree(path, ignore_errors=True)
             removed.append(path)
     return removed
@@ -161,6 +174,10 @@ def write_file(path: Path, text: str) -> None:
     finally:
         temporary.unlink(missing_ok=True)
     _sync(path.parent)
+
+
+def _temporary(parent: Path) -> Path:
+    return parent / f".tmp-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
 
 
 def _seal(value: Any) -> str:

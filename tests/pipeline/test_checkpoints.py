@@ -4,6 +4,7 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -210,12 +211,13 @@ def test_prune_keeps_the_newest_and_the_best(tmp_path, keep, best, left):
         manifest.verify(path)
 
 
-def test_prune_removes_what_a_killed_prune_left(tmp_path):
-    saved_at(tmp_path, 1, 2, 3)
-    (tmp_path / "000000001").rename(tmp_path / ".old-000000001")
-    (tmp_path / ".old-000000001" / DATA).unlink()
-    checkpoints.prune(tmp_path, 1, None)
-    assert os.listdir(tmp_path) == ["000000003"]
+def test_a_writer_tidies_up_what_a_killed_process_left_whatever_its_host_and_number(tmp_path):
+    saved_at(tmp_path, 1)
+    for name in (f".tmp-{socket.gethostname()}-{os.getpid()}-0a", ".tmp-elsewhere-1-0b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / DATA).touch()
+    with checkpoints.Writer(tmp_path, 1):
+        assert os.listdir(tmp_path) == ["000000001"]
 
 
 @pytest.mark.parametrize("step", ["_describe", "_write_synced", "_rename"])
@@ -242,7 +244,7 @@ def test_a_disk_that_fills_up_is_told_with_the_path_and_leaves_the_older_checkpo
         raise tf.errors.ResourceExhaustedError(None, None, f"{tmp_path}/state_temp/part-0; No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(tf.train.Checkpoint, "write", full)
+        patch.setattr(tf.raw_ops, "SaveV2", full)
         with pytest.raises(UserError, match=f"Cannot write {tmp_path}/000000002: No space left on device"):
             Pair().save(tmp_path, 2)
     assert Pair().restore(tmp_path)["note"] == "at 1"
@@ -257,11 +259,11 @@ model = keras.Sequential([keras.Input([4]), keras.layers.Dense(3)])
 optimizer = keras.optimizers.Adam(0.1)
 optimizer.build(model.trainable_variables)
 checkpoints.save(Path(sys.argv[1]), 1, model, optimizer, {"note": "at 1"})
-write = tf.train.Checkpoint.write
-def killed(*arguments):
-    write(*arguments)
+write = tf.raw_ops.SaveV2
+def killed(**arguments):
+    write(**arguments)
     os.kill(os.getpid(), signal.SIGKILL)
-tf.train.Checkpoint.write = killed
+tf.raw_ops.SaveV2 = killed
 checkpoints.save(Path(sys.argv[1]), 2, model, optimizer, {"note": "at 2"})
 """
 

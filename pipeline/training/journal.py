@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from pipeline import manifest
+from pipeline.training import diagnosis
 
 NAME = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
@@ -37,12 +38,14 @@ class Journal:
         kept = [line for line in read(run_dir) if line["step"] <= resume_step]
         manifest.write_file(path, "".join(map(_encode, kept)))
         self._last = dict.fromkeys(SPLITS, -1) | {line["split"]: line["step"] for line in kept}
+        self._monitored = [line for line in kept if line["split"] == "monitor"]
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115  closed by close()
         self._writers = _event_writers(Path(run_dir) / TENSORBOARD, kept) if tensorboard else {}
 
     def write(self, step: int, epoch: int, split: str, **values: float) -> None:
         """Logs `values` after `step` updates; `split` is train (of the last call), monitor (see monitors.py) or val
-        (on the validation rows)."""
+        (on the validation rows). What a monitor line shows of bad news for the first time is also logged as a warning.
+        """
         # A run killed between an epoch's checkpoint and its end validates again what it has logged already.
         if step <= self._last[split]:
             return
@@ -52,6 +55,9 @@ class Journal:
         self._file.flush()
         if self._writers:
             _write_events(self._writers[split], line)
+        if split == "monitor":
+            self._monitored.append(line)
+            diagnosis.warn(self._monitored)
 
     def sync(self) -> None:
         """Returns when every line so far is on the disk."""

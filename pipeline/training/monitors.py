@@ -3,7 +3,8 @@
 Looked at once an epoch, on a small batch, outside the compiled loop; nothing that training depends on is changed.
 
     update_to_weight      |w after - w before| / |w before| over all trainable weights, in one update
-    gradient/<layer>      |g| / |w| over the trainable weights of the layer, unclipped and without weight penalties
+    gradient/<layer>      |g| / |w| over the trainable weights of the layer, unclipped and without weight penalties;
+                          w counts as SMALL at least, for layers that start at 0
     dead_units            share of the units of all ReLU activations that are 0 for every example of the batch
     dead_units/<layer>    the same of one layer
 """
@@ -22,6 +23,7 @@ from pipeline.config import Config
 
 EXAMPLES = 32  # rows of the batch that are looked at: gradients are compared by orders of magnitude
 RECTIFIED = ("relu", "relu6")  # activations that are exactly 0 on one side, and pass no gradient there
+SMALL = 1e-3  # of weights, as a root of the mean square
 _SCALE = 1024.0  # keeps small gradients from vanishing in float16; a power of two rounds nothing
 
 
@@ -46,7 +48,7 @@ class Monitor:
 
     def read(self) -> dict[str, float]:
         """The values named above; called right after that update. update_to_weight is absent without `watch`, a layer's
-        gradient where the loss does not depend on it or its weights are all 0, dead_units where there is no ReLU."""
+        gradient where the loss does not depend on it, dead_units where there is no ReLU."""
         gradients, active = self._look(self._inputs, self._target)
         return {**self._update(), **self._gradients(gradients), **_dead(active)}
 
@@ -65,7 +67,7 @@ class Monitor:
         return tape.gradient(loss, self._weights), active
 
     def _gradients(self, gradients: list) -> dict[str, float]:
-        layers: dict[str, tuple[float, float]] = {}
+        layers: dict[str, tuple[float, float, int]] = {}
         for variable, weight, gradient in zip(self._model.trainable_variables, self._weights, gradients, strict=True):
             if gradient is None:
                 continue
@@ -74,9 +76,10 @@ class Monitor:
                 gradient = tf.math.unsorted_segment_sum(gradient.values, places, tf.size(rows))
                 weight = tf.gather(weight, rows)
             layer = variable.path.rpartition("/")[0] or variable.path
-            g, w = layers.get(layer, (0.0, 0.0))
-            layers[layer] = math.hypot(g, _norm(gradient) / _SCALE), math.hypot(w, _norm(weight))
-        return {f"gradient/{layer}": g / w for layer, (g, w) in layers.items() if w}
+            g, w, count = layers.get(layer, (0.0, 0.0, 0))
+            g, w = math.hypot(g, _norm(gradient) / _SCALE), math.hypot(w, _norm(weight))
+            layers[layer] = g, w, count + math.prod(weight.shape)
+        return {f"gradient/{layer}": g / max(w, SMALL * math.sqrt(count)) for layer, (g, w, count) in layers.items()}
 
 
 def _first_copy(variable: keras.Variable) -> tf.Variable:

@@ -17,6 +17,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator, NullLocator
 
+from pipeline.training.diagnosis import gradients
+
 Series = tuple[np.ndarray, np.ndarray]
 POINTS = 240  # more than a figure this wide can show
 # Stand-ins that matplotlib writes as they are; black it would leave out, as SVG's default.
@@ -57,20 +59,23 @@ class Curve:
 
 
 def curves(lines: Sequence[dict[str, Any]], monitor: str | None, best_step: int | None) -> list[Curve]:
-    """Loss, the monitored metric, learning rate and gradient norm over steps; those of which the log has nothing are
-    left out. `lines` as journal.read gives them; the best step is marked where validation is drawn.
+    """Loss, the monitored metric, learning rate, gradient norm and what monitors read, over steps; those of which the
+    log has nothing are left out. `lines` as journal.read gives them; the best step is marked where validation is drawn.
     """
     wanted = [
         ("Loss", "loss", ("train", "val")),
         ("Learning rate", "learning_rate", ("train",)),
         ("Gradient norm", "gradient_norm", ("train",)),
+        ("Update / weight", "update_to_weight", ("monitor",)),
+        ("Gradient / weight: median and range over the layers", "gradient", ("layers",)),
+        ("Dead units", "dead_units", ("monitor",)),
     ]
     if monitor not in (None, "loss"):
         wanted.insert(1, (f"Validation {monitor}", monitor, ("val",)))
     last = max((line["step"] for line in lines), default=0)
     drawn: list[Curve] = []
     for title, name, splits in wanted:
-        series = {split: _series(lines, split, name) for split in splits}
+        series = {split: _layers(lines) if split == "layers" else _series(lines, split, name) for split in splits}
         series = {split: (steps, values) for split, (steps, values) in series.items() if len(steps)}
         if series:
             drawn.append(_draw(title, f"{name}-{len(drawn)}", series, best_step, last))
@@ -84,6 +89,14 @@ def _series(lines: Sequence[dict[str, Any]], split: str, name: str) -> Series:
     return np.array([step for step, _ in points]), np.array(values, np.float64)
 
 
+def _layers(lines: Sequence[dict[str, Any]]) -> Series:
+    """Steps [n] and the smallest, middle and largest finite |g| / |w| over the layers [n, 3]."""
+    read = [(line["step"], [*gradients(line).values()]) for line in lines if line["split"] == "monitor"]
+    finite = [(step, [g for g in values if math.isfinite(g)]) for step, values in read]
+    points = [(step, np.quantile(values, (0, 0.5, 1))) for step, values in finite if values]
+    return np.array([step for step, _ in points]), np.array([quantiles for _, quantiles in points])
+
+
 def _draw(title: str, name: str, series: dict[str, Series], best: int | None, last: int) -> Curve:
     lost = sum(int((~np.isfinite(values)).sum()) for _, values in series.values())
     with matplotlib.rc_context(SETTINGS):
@@ -93,13 +106,19 @@ def _draw(title: str, name: str, series: dict[str, Series], best: int | None, la
             steps, low, mean, high = _bucketed(*series["train"])
             axes.fill_between(steps, low, high, color=INK, alpha=0.12, linewidth=0)
             axes.plot(steps, mean, color=INK, alpha=0.6)
+        if "monitor" in series:
+            axes.plot(*series["monitor"], color=INK, alpha=0.6, marker="o", markersize=3)
+        if "layers" in series:
+            steps, (low, middle, high) = series["layers"][0], series["layers"][1].T
+            axes.fill_between(steps, low, high, color=INK, alpha=0.12, linewidth=0)
+            axes.plot(steps, middle, color=INK, alpha=0.6, marker="o", markersize=3)
         if "val" in series:
             steps, values = series["val"]
             values = np.where(np.isfinite(values), values, np.nan)
             axes.plot(steps, values, color=ACCENT, marker="o", markersize=3)
             _mark_best(axes, steps, values, best)
         if not name.startswith("learning_rate"):  # a schedule is read by its shape
-            _scale(axes, np.concatenate([values for _, values in series.values()]))
+            _scale(axes, np.concatenate([values.ravel() for _, values in series.values()]))
         axes.set_xlim(0, max(last, 1))
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))

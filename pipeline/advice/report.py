@@ -22,7 +22,7 @@ from pipeline import manifest
 from pipeline.advice import findings
 from pipeline.advice.text import duration, flatten, number
 from pipeline.errors import MISSING, USAGE, Corrupt, UserError
-from pipeline.training import journal
+from pipeline.training import diagnosis, journal
 
 Json = Mapping[str, Any]
 NAME = "report.html"
@@ -71,6 +71,7 @@ def report(run_dir: Path) -> Path:
         training=training and {**dict.fromkeys(TRAINING), **training},
         evaluation={"examples": None, "users": 0, "seconds": {}, "problems": [], **evaluation},
         metrics=findings.metrics(gate, evaluation, decision, key),
+        warnings=diagnosis.diagnose(lines),
         curves=curves(lines, key, training.get("best_step")),
         slices=findings.slices(evaluation, key, gate.get("min_slice_examples", 0)),
         key=key,

@@ -284,6 +284,18 @@ def test_four_curves_follow_the_page_colours_and_mark_the_best_epoch(run_dir):
     assert page_of(run_dir).count("stroke-dasharray: 2.4,2.4") == 0
 
 
+def test_what_monitors_read_is_drawn_and_told_in_words(run_dir):
+    with Journal(run_dir, tensorboard=False, resume_step=200) as journal:
+        values = {"update_to_weight": 0.002, "dead_units": 0.75, "dead_units/<b>": 0.75, "gradient/conv": 0.1}
+        for epoch in (5, 6):
+            journal.write(50 * epoch, epoch, "monitor", **values, **{"gradient/dense": 0.2, "gradient/head": math.inf})
+    page = Outline(page_of(run_dir))
+    titles = {value for name, value in page.attributes if name == "aria-label"}
+    assert {"Update / weight", "Dead units", "Gradient / weight: median and range over the layers"} <= titles
+    assert "Dead units: up to 75% of the units are 0 for every example in <b>, since epoch 5" in page.text
+    assert "Exploding gradients: the gradient is inf times the weights in head" in page.text
+
+
 def test_ids_are_unique_over_all_figures(run_dir):
     ids = [value for name, value in Outline(page_of(run_dir)).attributes if name == "id"]
     assert ids

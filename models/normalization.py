@@ -14,7 +14,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
     """y = gamma * (x - mean) / sqrt(variance + epsilon) + beta over all but the last axis of x [batch, h, w, channels].
 
     Training takes mean and variance of the global batch, so that N replicas compute what one does; not `synchronized`,
-    each takes those of its share (cheaper, other numbers), and the moving averages are the mean over the replicas.
+    each takes those of its share (cheaper, other numbers), and the moving averages take their mean over the replicas.
 
     Activations may be bfloat16; statistics and parameters stay float32, or float64 under that policy. As in the kernel,
     the moving variance takes the unbiased estimate (n / (n - 1) times the batch variance), where Keras' own layer takes
@@ -31,8 +31,9 @@ class BatchNormalization(keras.layers.BatchNormalization):
             for value in (self.gamma, self.beta, self.moving_mean, self.moving_variance)
         )  # each [channels]
         training = bool(training and self.trainable)
-        replicas = _replicas() if training and self.synchronized else 1
-        if replicas == 1 and not double:
+        context = tf.distribute.get_replica_context()  # none where a model is built
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync if training and context else 1
+        if not double and (replicas == 1 or not self.synchronized):
             outputs, mean, unbiased, *_ = tf.raw_ops.FusedBatchNormV3(
                 x=inputs,
                 scale=scale,
@@ -45,18 +46,15 @@ class BatchNormalization(keras.layers.BatchNormalization):
         else:
             x = tf.cast(inputs, scale.dtype)
             if training:
-                count, mean, variance = moments(x, replicas)
+                count, mean, variance = moments(x, replicas if self.synchronized else 1)
                 unbiased = variance * count / tf.maximum(count - 1, 1)
             outputs = tf.cast((x - mean) * (scale * tf.math.rsqrt(variance + self.epsilon)) + offset, inputs.dtype)
         if training:
+            if replicas > 1 and not self.synchronized:  # the moving averages stay the same on all replicas
+                mean, unbiased = context.all_reduce(tf.distribute.ReduceOp.MEAN, [mean, unbiased])
             for average, value in ((self.moving_mean, mean), (self.moving_variance, unbiased)):
                 average.assign(average * self.momentum + value * (1.0 - self.momentum))
         return outputs
-
-
-def _replicas() -> int:
-    """How many share the batch: 1 outside a replica."""
-    return tf.distribute.get_strategy().num_replicas_in_sync if tf.distribute.get_replica_context() else 1
 
 
 def moments(x: tf.Tensor, replicas: int) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:

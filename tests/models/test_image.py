@@ -2,13 +2,11 @@
 
 import dataclasses
 
-import keras
 import numpy as np
 import tensorflow as tf
 
 from models import image
 from models.analysis import ImageAnalysis
-from models.normalization import BatchNormalization
 from models.options import Image
 
 OPTIONS = Image(height=8, width=8, filters=(4, 8), convolutions=1, flip=True, crop=2)
@@ -86,33 +84,3 @@ def test_bytes_pixels_and_examples_of_one_image_get_the_same_scores():
     assert [label.decode() for label in by_bytes["label"].numpy()] == [
         ANALYSIS.classes[i] for i in np.argmax(by_bytes["scores"], axis=1)
     ]
-
-
-def test_fused_batch_norm_computes_what_keras_own_layer_does():
-    x = tf.random.stateless_normal([16, 5, 5, 3], [1, 2], mean=2.0, stddev=3.0)
-    ours, theirs = BatchNormalization(momentum=0.9), keras.layers.BatchNormalization(momentum=0.9)
-    for layer in (ours, theirs):
-        layer.build(x.shape)
-        layer.gamma.assign([1.5, 0.5, 2.0])
-        layer.beta.assign([0.1, -0.2, 0.3])
-    np.testing.assert_allclose(ours(x, training=True), theirs(x, training=True), atol=2e-5)
-    np.testing.assert_allclose(ours.moving_mean, theirs.moving_mean, rtol=1e-5)
-    n = 16 * 5 * 5  # ours keeps the unbiased variance
-    np.testing.assert_allclose(
-        ours.moving_variance - 0.9, (theirs.moving_variance - 0.9) * n / (n - 1), rtol=1e-4, atol=1e-6
-    )
-    theirs.moving_variance.assign(ours.moving_variance)
-    np.testing.assert_allclose(ours(x, training=False), theirs(x, training=False), atol=2e-5)
-
-
-def test_fused_batch_norm_has_the_gradients_of_keras_own_layer():
-    x = tf.Variable(tf.random.stateless_normal([8, 3, 3, 2], [3, 4]))
-    weights = tf.random.stateless_normal([8, 3, 3, 2], [5, 6])
-    gradients = []
-    for layer in (BatchNormalization(), keras.layers.BatchNormalization()):
-        layer.build(x.shape)
-        with tf.GradientTape() as tape:
-            value = tf.reduce_sum(layer(x, training=True) * weights)
-        gradients.append(tape.gradient(value, [x, layer.gamma.value, layer.beta.value]))
-    for ours, theirs in zip(*gradients, strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=1e-4)

@@ -66,11 +66,15 @@ class Sentiment:
 
 @dataclass(frozen=True)
 class Recommendation:
-    """Matrix factorisation: rating = mean + user bias + item bias + <user factors, item factors>."""
+    """Matrix factorisation: rating = mean + user bias + item bias + <user factors, item factors>, or the mean of
+    several."""
 
     task: ClassVar[str] = "recommendation"
     factors: int = 32
     """Width of the user and item vectors."""
+    members: int = 1
+    """Factorisations trained side by side from different starts; the rating is the mean of theirs. Many small, lightly
+    regularised ones beat a single one."""
     l2: float = 0.02
     """Weight of the squared norm of the rows looked up, per example, added to the loss."""
     k: int = 10

@@ -1,6 +1,9 @@
 """Recommendation by matrix factorisation: user and item ids -> rating, and the best unseen items of a user.
 
-    rating(u, i) = global mean + b_u + b_i + <p_u, q_i>, clipped to the range of the training ratings
+    rating(u, i) = global mean + mean over the members m of (b_um + b_im + <p_um, q_im>)
+
+clipped to the range of the training ratings. The members are factorisations of their own that start from different
+vectors: each errs in its own way, so their mean errs less.
 
 A user or an item that training never saw contributes nothing: its bias and its vector count as zero. So an unknown user
 is answered with the items' averages, an unknown item with the user's average, both unknown with the global mean.
@@ -31,44 +34,50 @@ def target(features: Features, analysis: RatingsAnalysis) -> tf.Tensor:
 
 
 class Factorisation(keras.layers.Layer):
-    """{"user", "item"} [batch] -> {"rating": [batch], "penalty": [batch]}, the squared norm of the rows looked up."""
+    """{"user", "item"} [batch] -> {"rating": [batch], "ratings": [batch, members], "penalty": [batch]}: the mean, what
+    each member says, and the squared norm of the rows looked up."""
 
-    def __init__(self, users: int, items: int, factors: int, mean: float):
+    def __init__(self, users: int, items: int, factors: int, members: int, mean: float):
         super().__init__(dtype=full_precision())
-        self.users, self.items, self.factors, self.mean = users, items, factors, mean
+        self.users, self.items, self.factors, self.members, self.mean = users, items, factors, members, mean
 
     def build(self, _):
         def vectors():  # one each: an initializer gives the same numbers every time it is called
             return keras.initializers.RandomNormal(stddev=0.1)
 
-        self.user_bias = self.add_weight(shape=(self.users + 1,), initializer="zeros", name="user_bias")
-        self.item_bias = self.add_weight(shape=(self.items + 1,), initializer="zeros", name="item_bias")
-        self.user_vectors = self.add_weight(shape=(self.users + 1, self.factors), initializer=vectors(), name="user")
-        self.item_vectors = self.add_weight(shape=(self.items + 1, self.factors), initializer=vectors(), name="item")
+        users, items, width = self.users + 1, self.items + 1, self.members * self.factors
+        self.user_bias = self.add_weight(shape=(users, self.members), initializer="zeros", name="user_bias")
+        self.item_bias = self.add_weight(shape=(items, self.members), initializer="zeros", name="item_bias")
+        self.user_vectors = self.add_weight(shape=(users, width), initializer=vectors(), name="user")
+        self.item_vectors = self.add_weight(shape=(items, width), initializer=vectors(), name="item")
 
     def call(self, inputs):
         # Gathered from the variables themselves: from the Keras ones it would be from a copy of the table.
         user, item = inputs["user"], inputs["item"]  # [batch]
-        known_user, known_item = (tf.cast(known > 0, self.compute_dtype) for known in (user, item))  # [batch]
-        p = tf.gather(self.user_vectors.value, user) * known_user[:, None]  # [batch, factors]
-        q = tf.gather(self.item_vectors.value, item) * known_item[:, None]  # [batch, factors]
-        b = tf.gather(self.user_bias.value, user) * known_user  # [batch]
-        c = tf.gather(self.item_bias.value, item) * known_item  # [batch]
-        rating = self.mean + b + c + tf.reduce_sum(p * q, axis=1)
-        penalty = tf.reduce_sum(p * p, 1) + tf.reduce_sum(q * q, 1) + b * b + c * c
-        return {"rating": rating, "penalty": penalty}
+        known_user, known_item = (tf.cast(ids > 0, self.compute_dtype)[:, None] for ids in (user, item))  # [batch, 1]
+        p = tf.gather(self.user_vectors.value, user) * known_user  # [batch, members * factors]
+        q = tf.gather(self.item_vectors.value, item) * known_item  # [batch, members * factors]
+        b = tf.gather(self.user_bias.value, user) * known_user  # [batch, members]
+        c = tf.gather(self.item_bias.value, item) * known_item  # [batch, members]
+        products = tf.reduce_sum(tf.reshape(p * q, [-1, self.members, self.factors]), axis=2)  # [batch, members]
+        ratings = self.mean + b + c + products
+        penalty = tf.add_n([tf.reduce_sum(rows * rows, axis=1) for rows in (p, q, b, c)])  # [batch]
+        return {"rating": tf.reduce_mean(ratings, axis=1), "ratings": ratings, "penalty": penalty}
 
 
 def build(options: Recommendation, analysis: RatingsAnalysis) -> keras.Model:
     ids = {name: keras.Input([], dtype="int32", name=name) for name in ("user", "item")}
-    layer = Factorisation(len(analysis.users), len(analysis.items), options.factors, analysis.global_mean)
+    users, items = len(analysis.users), len(analysis.items)
+    layer = Factorisation(users, items, options.factors, options.members, analysis.global_mean)
     return keras.Model(ids, layer(ids), name="recommendation")
 
 
 def loss(target: tf.Tensor, outputs: dict[str, tf.Tensor], options: Recommendation) -> tf.Tensor:
-    """(rating - target)^2 + l2 * (|p_u|^2 + |q_i|^2 + b_u^2 + b_i^2), on the rows looked up only."""
-    rating, penalty = outputs["rating"], outputs["penalty"]
-    return tf.square(rating - tf.cast(target, rating.dtype)) + options.l2 * penalty  # [batch]
+    """(rating - target)^2 + l2 * (|p_u|^2 + |q_i|^2 + b_u^2 + b_i^2) on the rows looked up only, summed over the
+    members: each gets the gradient that it would get alone."""
+    ratings, penalty = outputs["ratings"], outputs["penalty"]  # [batch, members], [batch]
+    errors = tf.reduce_sum(tf.square(ratings - tf.cast(target, ratings.dtype)[:, None]), axis=1)  # [batch]
+    return errors + options.l2 * penalty
 
 
 class Serving(tf.Module):
@@ -96,11 +105,12 @@ class Serving(tf.Module):
         @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "user_id")])
         def recommend(user_id):
             user = self.inputs.users.lookup(user_id) + 1  # [batch]
-            known = tf.cast(user > 0, factors.compute_dtype)  # [batch]
-            p = tf.gather(factors.user_vectors, user) * known[:, None]  # [batch, factors]
-            bias = tf.gather(factors.user_bias, user) * known  # [batch]
-            scores = p @ tf.transpose(factors.item_vectors[1:]) + factors.item_bias[1:]  # [batch, items]
-            scores += factors.mean + bias[:, None]
+            known = tf.cast(user > 0, factors.compute_dtype)[:, None]  # [batch, 1]
+            p = tf.gather(factors.user_vectors, user) * known  # [batch, members * factors]
+            products = p @ tf.transpose(factors.item_vectors[1:]) / factors.members  # [batch, items]
+            of_user = tf.reduce_mean(tf.gather(factors.user_bias, user) * known, axis=1, keepdims=True)  # [batch, 1]
+            of_item = tf.reduce_mean(factors.item_bias[1:], axis=1)  # [items]
+            scores = factors.mean + of_user + of_item + products  # [batch, items]
             rows = tf.gather(seen, user)  # ragged [batch, None]
             places = tf.stack([tf.cast(rows.value_rowids(), tf.int32), rows.flat_values], axis=1)  # [n, 2]
             hidden = tf.fill([tf.shape(places)[0]], scores.dtype.min)

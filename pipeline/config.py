@@ -298,6 +298,7 @@ _POSITIVE = (
     "model.embedding",
     "model.units",
     "model.factors",
+    "model.members",
     "model.k",
     "optimizer.learning_rate",
     "optimizer.decay_rate",

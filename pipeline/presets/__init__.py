@@ -6,13 +6,14 @@ from collections.abc import Callable
 from pipeline.config import Config
 from pipeline.errors import USAGE, UserError
 from pipeline.presets.image import cifar10, digits_sample
-from pipeline.presets.recommendation import movielens, ratings_sample
+from pipeline.presets.recommendation import movielens, movielens_best, ratings_sample
 from pipeline.presets.sentiment import imdb, reviews_sample
 
 PRESETS: dict[str, Callable[[], Config]] = {
     "cifar10": cifar10,
     "imdb": imdb,
     "movielens": movielens,
+    "movielens-best": movielens_best,
     "digits-sample": digits_sample,
     "reviews-sample": reviews_sample,
     "ratings-sample": ratings_sample,

@@ -10,7 +10,7 @@ from models.analysis import RatingsAnalysis
 from models.options import Recommendation
 from models.recommendation import Factorisation
 
-OPTIONS = Recommendation(factors=3, l2=0.1, k=2)
+OPTIONS = Recommendation(factors=3, members=2, l2=0.1, k=2)
 ANALYSIS = RatingsAnalysis(
     users=("ann", "bob"),
     items=("a", "b", "c"),
@@ -43,9 +43,19 @@ def factorisation(model) -> Factorisation:
 
 
 def parts(model) -> dict[str, np.ndarray]:
-    layer = factorisation(model)
-    names = ("user_bias", "item_bias", "user_vectors", "item_vectors")
-    return {name: getattr(layer, name).numpy() for name in names}
+    """user_bias and item_bias [rows, members], user and item [rows, members, factors]."""
+    layer, shape = factorisation(model), (-1, OPTIONS.members, OPTIONS.factors)
+    return {
+        "user_bias": layer.user_bias.numpy(),
+        "item_bias": layer.item_bias.numpy(),
+        "user": layer.user_vectors.numpy().reshape(shape),
+        "item": layer.item_vectors.numpy().reshape(shape),
+    }
+
+
+def of_members(p: dict[str, np.ndarray], user: int, item: int) -> np.ndarray:
+    """What each member says, before any clipping, [members]."""
+    return 3 + p["user_bias"][user] + p["item_bias"][item] + np.sum(p["user"][user] * p["item"][item], axis=1)
 
 
 def rate(serving, user: str, item: str) -> float:
@@ -53,22 +63,22 @@ def rate(serving, user: str, item: str) -> float:
     return float(answer["rating"][0])
 
 
-def test_a_rating_is_mean_plus_biases_plus_the_product_of_the_vectors(model, serving):
-    p = parts(model)
-    expected = 3 + p["user_bias"][2] + p["item_bias"][1] + p["user_vectors"][2] @ p["item_vectors"][1]
-    np.testing.assert_allclose(rate(serving, "bob", "a"), np.clip(expected, 1, 5), rtol=1e-5)
+def test_a_rating_is_the_members_mean_of_global_mean_plus_biases_plus_the_product_of_the_vectors(model, serving):
+    expected = of_members(parts(model), 2, 1)
+    assert np.ptp(expected) > 0.1
+    np.testing.assert_allclose(rate(serving, "bob", "a"), np.clip(expected.mean(), 1, 5), rtol=1e-5)
 
 
 def test_an_unknown_user_gets_the_items_average_an_unknown_item_the_users_both_the_global_mean(model, serving):
     p = parts(model)
-    np.testing.assert_allclose(rate(serving, "nobody", "b"), np.clip(3 + p["item_bias"][2], 1, 5), rtol=1e-5)
-    np.testing.assert_allclose(rate(serving, "ann", "nothing"), np.clip(3 + p["user_bias"][1], 1, 5), rtol=1e-5)
+    np.testing.assert_allclose(rate(serving, "nobody", "b"), np.clip(3 + p["item_bias"][2].mean(), 1, 5), rtol=1e-5)
+    np.testing.assert_allclose(rate(serving, "ann", "nothing"), np.clip(3 + p["user_bias"][1].mean(), 1, 5), rtol=1e-5)
     assert rate(serving, "nobody", "nothing") == 3.0
 
 
 def test_ratings_stay_in_the_range_of_the_training_ratings(model, serving):
     layer = factorisation(model)
-    layer.item_bias.assign([0.0, 100.0, -100.0, 0.0])
+    layer.item_bias.assign(np.repeat([[0.0], [100.0], [-100.0], [0.0]], OPTIONS.members, axis=1))
     assert rate(serving, "ann", "a") == 5.0
     assert rate(serving, "ann", "b") == 1.0
 
@@ -77,10 +87,10 @@ def test_recommend_ranks_by_rating_and_leaves_out_what_the_user_rated_in_trainin
     answer = serving.functions["recommend"](user_id=tf.constant(["bob", "ann", "nobody"]))
     ids = [[i.decode() for i in row] for row in answer["item_ids"].numpy()]
     p = parts(model)
-    scores = p["item_bias"][1:] + p["item_vectors"][1:] @ p["user_vectors"][2]
+    scores = [of_members(p, 2, item).mean() for item in (1, 2, 3)]
     assert ids[0] == sorted(["a", "c"], key=lambda i: -scores[ANALYSIS.items.index(i)])
     assert ids[1] == ["b", ""]  # nothing else is left for ann
-    popular = np.argsort(-p["item_bias"][1:])[:2]
+    popular = np.argsort(-p["item_bias"][1:].mean(axis=1))[:2]
     assert ids[2] == [ANALYSIS.items[i] for i in popular]
     np.testing.assert_allclose(answer["scores"][0][0], rate(serving, "bob", ids[0][0]), rtol=1e-5)
 
@@ -97,12 +107,29 @@ def test_l2_charges_the_rows_looked_up_and_no_others(model, serving):
     p = parts(model)
     inputs = {"user": tf.constant([1, 0]), "item": tf.constant([2, 0])}
     outputs = model(inputs)
-    expected = np.sum(p["user_vectors"][1] ** 2) + np.sum(p["item_vectors"][2] ** 2)
-    expected += p["user_bias"][1] ** 2 + p["item_bias"][2] ** 2
+    rows = (p["user"][1], p["item"][2], p["user_bias"][1], p["item_bias"][2])
+    expected = sum(np.sum(row**2) for row in rows)
     np.testing.assert_allclose(outputs["penalty"], [expected, 0.0], rtol=1e-5)
     losses = recommendation.loss(tf.constant([4.0, 4.0]), outputs, OPTIONS)
-    error = outputs["rating"][0] - 4.0
-    np.testing.assert_allclose(losses, [error**2 + 0.1 * expected, 1.0], rtol=1e-5)
+    errors = np.sum((of_members(p, 1, 2) - 4.0) ** 2)
+    np.testing.assert_allclose(losses, [errors + 0.1 * expected, OPTIONS.members * 1.0], rtol=1e-5)
+
+
+def test_a_member_gets_the_gradient_that_it_would_get_alone(model, serving):
+    target, ids = tf.constant([1.0, 5.0]), {"user": tf.constant([1, 2]), "item": tf.constant([3, 1])}
+    alone = Recommendation(factors=OPTIONS.factors, members=1, l2=OPTIONS.l2)
+    single = recommendation.build(alone, ANALYSIS)
+    p = parts(model)
+    for variable, rows in zip(single.trainable_variables, p.values(), strict=True):
+        variable.assign(rows[:, 1:].reshape(variable.shape))  # the second member
+
+    def gradients(model, options):
+        with tf.GradientTape() as tape:
+            value = tf.reduce_sum(recommendation.loss(target, model(ids), options))
+        return [tf.convert_to_tensor(g) for g in tape.gradient(value, [v.value for v in model.trainable_variables])]
+
+    for one, all_members in zip(gradients(single, alone), gradients(model, OPTIONS), strict=True):
+        np.testing.assert_allclose(one, np.split(all_members, OPTIONS.members, axis=1)[1], rtol=1e-4, atol=1e-6)
 
 
 def test_the_rows_of_the_unknown_get_no_gradient(model, serving):
@@ -116,4 +143,10 @@ def test_the_rows_of_the_unknown_get_no_gradient(model, serving):
 
 def test_users_and_items_do_not_start_with_the_same_vectors():
     p = parts(recommendation.build(OPTIONS, ANALYSIS))
-    assert (p["user_vectors"][:3] != p["item_vectors"][:3]).any(axis=1).all()
+    assert (p["user"][:3] != p["item"][:3]).any(axis=2).all()
+
+
+def test_members_do_not_start_with_the_same_vectors():
+    for vectors in ("user", "item"):
+        first, second = np.moveaxis(parts(recommendation.build(OPTIONS, ANALYSIS))[vectors], 1, 0)
+        assert (first != second).all()

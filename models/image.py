@@ -1,6 +1,7 @@
 """Image classification: JPEG or PNG bytes -> class scores, by a convolutional network."""
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from models.analysis import ImageAnalysis
@@ -63,8 +64,8 @@ def build(options: Image, analysis: ImageAnalysis) -> keras.Model:
     penalty = keras.regularizers.L1L2(options.l1, options.l2) if options.l1 or options.l2 else None
     shape = (options.height, options.width, options.channels)
     image = keras.Input(shape, dtype="uint8", name="image")
-    x = layers.Rescaling(1 / 255)(image)
-    x = layers.Normalization(mean=list(analysis.mean), variance=list(analysis.variance))(x)
+    mean, variance = 255 * np.array(analysis.mean), 255**2 * np.array(analysis.variance)  # of pixels in [0, 255]
+    x = layers.Normalization(mean=mean, variance=variance)(image)
     for depth, filters in enumerate(options.filters):
         for _ in range(options.convolutions):
             x = layers.Conv2D(

@@ -76,7 +76,13 @@ def test_the_kernel_is_used_on_a_cpu_and_not_under_xla_where_the_states_are_the_
 
 def test_what_the_kernel_cannot_do_goes_the_way_of_keras(monkeypatch):
     monkeypatch.setattr(BlockLSTM, "_states", lambda *_: pytest.fail("the kernel was asked"))
-    for options in ({"activation": "relu"}, {"use_bias": False}, {"return_state": True}, {"dropout": 0.5}):
+    for options in (
+        {"activation": "relu"},
+        {"use_bias": False},
+        {"return_state": True},
+        {"dropout": 0.5},
+        {"dtype": "float64"},
+    ):
         BlockLSTM(4, return_sequences=True, **options)(tf.constant(X))
     monkeypatch.setattr(recurrence, "on_cpu", lambda: False)
     BlockLSTM(4, return_sequences=True)(tf.constant(X))

@@ -19,7 +19,7 @@ BATCH, CLASSES, WORDS, USERS, ITEMS = 8, 3, 20, 12, 10
 SMALL: dict[str, Options] = {
     "image": Image(height=8, width=8, filters=(4, 8), convolutions=1, dropout=0.3, l2=1e-3, flip=True, crop=1),
     "sentiment": Sentiment(vocabulary_size=WORDS, max_tokens=7, embedding=8, units=4, dropout=0.3, l2=1e-3),
-    "recommendation": Recommendation(factors=4),
+    "recommendation": Recommendation(factors=3, members=2),
 }
 
 
@@ -68,7 +68,7 @@ def batch_of(options: Options, seed: int) -> tuple[dict[str, np.ndarray], np.nda
 
 @dataclasses.dataclass
 class Training:
-    """A model in training: `losses` and `gradients` of a share of a batch in a replica, one `update` from all."""
+    """A model in training: in a replica, the `gradients` of its share of a batch and one `update` by those of all."""
 
     options: Options
     rule: Callable[[], keras.optimizers.Optimizer]
@@ -83,12 +83,9 @@ class Training:
             self.optimizer = self.rule()
             self.optimizer.build(self.model.trainable_variables)
 
-    def gradients(self, inputs, target, examples, step) -> tuple[tf.Tensor, list]:
+    def gradients(self, inputs, target, step) -> tuple[tf.Tensor, list]:
         """This replica's part of the mean loss and of its gradient."""
         first = tf.distribute.get_replica_context().replica_id_in_sync_group * self.share
-        if self.spec.augment:
-            draws = noise.rows(self.seed, step, examples, self.spec.draws)
-            inputs = self.spec.augment(inputs, draws, self.options)
         with tf.GradientTape() as tape, noise.drawn(self.seed, step, first):
             losses = self.spec.loss(target, self.model(inputs, training=True), self.options)
             loss = tf.reduce_sum(losses) / BATCH
@@ -97,7 +94,10 @@ class Training:
         return loss, tape.gradient(loss, self.model.trainable_variables)
 
     def update(self, inputs, target, examples, step) -> tf.Tensor:
-        loss, gradients = self.gradients(inputs, target, examples, step)
+        if self.spec.augment:
+            draws = noise.rows(self.seed, step, examples, self.spec.draws)
+            inputs = self.spec.augment(inputs, draws, self.options)
+        loss, gradients = self.gradients(inputs, target, step)
         self.optimizer.apply(gradients, self.model.trainable_variables)
         return loss
 

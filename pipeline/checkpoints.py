@@ -37,13 +37,22 @@ def snapshot(
     `evaluated`: the values of the model's variables that were evaluated, where they are not those that training goes
     on from; they are taken as they are, not copied.
     """
-    arrays = {}
-    for name, variable in {**_named("model", model.variables), **_named("optimizer", optimizer.variables)}.items():
-        local = getattr(variable.value, "values", [variable.value])[0]
-        arrays[name] = np.asarray(local.numpy())
+    named = {**_named("model", model.variables), **_named("optimizer", optimizer.variables)}
+    arrays = dict(zip(named, values(named.values()), strict=True))
     if evaluated is not None:
         arrays.update(zip(_named("evaluated", model.variables), map(np.asarray, evaluated), strict=True))
     return arrays
+
+
+def values(variables: Iterable[keras.Variable]) -> list[np.ndarray]:
+    """Their values in host memory; of a distributed variable those of its first local replica."""
+    return [np.asarray(getattr(v.value, "values", [v.value])[0].numpy()) for v in variables]
+
+
+def non_finite(arrays: dict[str, np.ndarray]) -> str | None:
+    """The name of the first array of the model that holds NaN or infinity."""
+    weights = ((name, array) for name, array in arrays.items() if not name.startswith("optimizer/"))
+    return next((n for n, a in weights if a.dtype.kind not in "iub" and not np.isfinite(a).all()), None)
 
 
 def write(root: Path, step: int, arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> Path:

@@ -129,14 +129,23 @@ class Train:
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
     """Keras' dtype policy."""
     plan: Literal["measured", "given"] = "measured"
-    """measured: jit, precision (if bfloat16 is allowed) and steps_per_call are set to the fastest before the first
-    update; given: they are taken as they are."""
+    """measured: jit, precision (if bfloat16 is allowed), inputs and steps_per_call are set to the fastest before the
+    first update; given: they are taken as they are."""
+    inputs: Literal["memory", "streamed"] = "memory"
+    """Where the prepared rows lie: on the device, or on the host, from where each call's are gathered ahead of it."""
+    memory_limit: int = 4096
+    """MiB for the prepared rows; more than that are kept in files and streamed."""
     allow_bfloat16: bool = False
     """A measured plan may compute in mixed_bfloat16; variables stay float32."""
     jit: bool = False
     """Compile the step with XLA."""
     steps_per_call: int = 50
     """Updates in one compiled call; metrics are written once a call."""
+    non_finite: Literal["stop", "skip", "rollback"] = "stop"
+    """A loss or gradient that is not finite: stop; skip that update; or go back to the last checkpoint and leave out
+    the updates of the call that it came in."""
+    checkpoint_seconds: float = 300.0
+    """Write a checkpoint after this time as well as at the end of an epoch."""
     patience: int = 5
     """Stop after this many epochs without a better validation score."""
     keep: int = 2
@@ -308,6 +317,8 @@ _POSITIVE = (
     "train.epochs",
     "train.steps_per_call",
     "train.patience",
+    "train.memory_limit",
+    "train.checkpoint_seconds",
     "train.keep",
     "gate.max_latency_ratio",
 )

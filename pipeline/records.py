@@ -11,6 +11,7 @@ and in each `id`, the row's name in its source. Beam encodes, training and evalu
 
 import logging
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -91,29 +92,47 @@ def find(config: Config) -> Path:
 def load(directory: Path, split: str, task: str) -> dict[str, np.ndarray]:
     """All rows of a split in memory, one array [rows] a feature, in shard order; strings as bytes objects.
 
+    Raises UserError as `stream` does.
+    """
+    parts = list(stream(directory, split, task, 8192))
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def stream(directory: Path, split: str, task: str, rows: int, convert: Callable = lambda features: features):
+    """Yields convert(features) of up to `rows` rows at a time in shard order, computed by tf.data ahead of its reader;
+    the features are one tensor [rows] each, what is yielded are NumPy arrays.
+
     Raises UserError for an empty split, and for a shard that is not there, not whole or not of this task.
     """
     described = manifest.read(directory)["files"]
-    parts: list[dict[str, np.ndarray]] = []
+    found = 0
     for file in shards(directory, split):
-        rows = 0
+        read = 0
+        serialized = tf.data.TFRecordDataset(str(file)).batch(rows)
+        converted = serialized.map(lambda s: (tf.size(s), convert(parse(s, task))), tf.data.AUTOTUNE).prefetch(1)
         try:
-            for batch in tf.data.TFRecordDataset(str(file)).batch(8192):
-                rows += len(batch)
-                parts.append({name: value.numpy() for name, value in parse(batch, task).items()})
+            for count, part in converted.as_numpy_iterator():
+                read += int(count)
+                yield part
         except _UNREADABLE as error:
             reason = re.sub(r"\{\{.*?\}\} *| *\[Op:.*", "", error.message.splitlines()[0])
             raise UserError(f"{file} cannot be read ({reason}); run preprocess again.", DATA) from None
         # A file cut between two records reads without an error.
-        if rows != (expected := described[file.name].get("rows", rows)):
-            raise UserError(f"{file} has {rows} rows instead of {expected}; run preprocess again.", DATA)
-    if not parts:
+        if read != (expected := described[file.name].get("rows", read)):
+            raise UserError(f"{file} has {read} rows instead of {expected}; run preprocess again.", DATA)
+        found += read
+    if not found:
         raise UserError(
             f"{directory}: split {split!r} is empty; check --data.validation-fraction, --data.test-fraction "
             "and the source's own splits.",
             DATA,
         )
-    return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+
+
+def count(directory: Path, split: str) -> int:
+    """How many rows a split has, by the manifest."""
+    described = manifest.read(directory)["files"]
+    return sum(described[file.name].get("rows", 0) for file in shards(directory, split))
 
 
 _UNREADABLE = (

@@ -15,8 +15,11 @@ from pipeline import manifest
 from pipeline.config import Config, difference, to_json
 from pipeline.errors import CHANGED, MISSING, Corrupt, UserError
 
-# What may differ between two calls of the same run: where data lies and which runner read it, what the gate demands.
-_FREE = {"data": ("path", "download", "runner", "runner_options"), "train": ("tensorboard", "keep")}
+# What may differ between two calls of the same run: where data lies, which runner read it, what is kept and where.
+_FREE = {
+    "data": ("path", "download", "runner", "runner_options"),
+    "train": ("tensorboard", "keep", "memory_limit", "checkpoint_seconds"),
+}
 CODE = (
     "models",
     "custom_optimizers",

@@ -99,7 +99,9 @@ def command(described: Json, plan: Json | None = None) -> str | None:
     for section in SECTIONS:
         settings = dict(described.get("config", {}).get(section, {}))
         if section == "train" and plan:
-            settings.update({name: plan[name] for name in ("jit", "precision", "steps_per_call")}, plan="given")
+            settings.update(
+                {name: plan[name] for name in ("jit", "precision", "inputs", "steps_per_call")}, plan="given"
+            )
         for name, value in settings.items():
             if name not in ("task", "root", "cache", "fresh"):  # the preset's, and matters of the machine
                 words += _option(section, name.replace("_", "-"), value)

@@ -69,28 +69,68 @@ def averages(optimizer: keras.optimizers.Optimizer) -> bool:
 
 
 def update(
-    optimizer: keras.optimizers.Optimizer, gradients: list, variables: list, options: Optimizer, asked: tf.Tensor
-) -> tf.Tensor:
+    optimizer: keras.optimizers.Optimizer,
+    gradients: list,
+    variables: list,
+    options: Optimizer,
+    asked: tf.Tensor,
+    finite: tf.Tensor | None = None,
+) -> tuple[tf.Tensor, tf.Tensor]:
     """One update from this replica's gradients (of the scaled loss, where the optimizer scales it), in a replica.
 
-    Returns the global norm sqrt(sum |g|^2) of the whole batch's gradient before clipping, or 0 where it is not asked
-    for: it costs a pass over the gradients.
+    With `finite` it is made only where that holds and the gradient of the whole batch is finite, too. Returns the
+    global norm sqrt(sum |g|^2) of that gradient before clipping, or 0 where it is not asked for (it costs a pass over
+    the gradients), and whether the update was made.
     """
     scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
-    rule = optimizer.inner_optimizer if scaled else optimizer
     total = custom_optimizers.sum_over_replicas(gradients)
     scale = tf.cast(optimizer.dynamic_scale, tf.float32) if scaled else 1.0
+
+    def norm():
+        return custom_optimizers.global_norm(total) / scale
+
+    def apply(gradients: list, total: list) -> None:
+        _apply(optimizer, gradients, total, variables, options, scale)
+
+    if finite is None:
+        apply(gradients, total)
+        kind = "float64" if total[0].dtype == tf.float64 else "float32"
+        return tf.cond(asked, norm, lambda: tf.zeros([], kind)), tf.constant(True)
+    size = norm()
+    if not scaled:  # loss scaling has its own way with gradients that overflow
+        finite &= tf.math.is_finite(size)
+    _where(finite, apply, gradients, total)
+    return size, finite
+
+
+def _apply(optimizer, gradients: list, total: list, variables: list, options: Optimizer, scale) -> None:
+    scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+    rule = optimizer.inner_optimizer if scaled else optimizer
     if isinstance(rule, custom_optimizers.Optimizer):
         if scaled:
             optimizer.apply(gradients, variables)
         else:
             optimizer.apply_total(total, variables)
-        return tf.cond(asked, lambda: custom_optimizers.global_norm(total) / scale, lambda: 0.0)
+        return
     # Keras sums over the replicas inside apply; each hands in the same gradient, so each hands in its share.
     replicas = tf.distribute.get_strategy().num_replicas_in_sync
-    clipped, norm = clip([tf.convert_to_tensor(g) / scale for g in total], options)
+    clipped, _ = clip([tf.convert_to_tensor(g) / scale for g in total], options)
     optimizer.apply([g * scale / replicas for g in clipped], variables)
-    return norm
+
+
+def _where(condition: tf.Tensor, apply, gradients: list, total: list) -> None:
+    """apply(gradients, total) on every replica, if the condition holds. The branch must be outside the replicas: inside
+    one, tf.distribute cannot merge them."""
+
+    def merged(strategy, condition, gradients, total):
+        def run():
+            strategy.extended.call_for_each_replica(apply, args=(gradients, total))
+            return True
+
+        tf.cond(strategy.experimental_local_results(condition)[0], run, lambda: False)
+
+    interim = tf.__internal__.distribute.interim
+    interim.maybe_merge_call(merged, tf.distribute.get_strategy(), condition, gradients, total)
 
 
 def clip(gradients: list[tf.Tensor], options: Optimizer) -> tuple[list[tf.Tensor], tf.Tensor]:

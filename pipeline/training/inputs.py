@@ -1,82 +1,32 @@
-"""Mini-batches: the training rows as tensors in memory, gathered in an order that is a pure function of (seed, epoch).
+"""Mini-batches: which rows make up an update is a pure function of (seed, epoch); resuming is starting further on.
 
-Decoding, tokenising and table look-ups do not depend on the epoch, so they are done once a run. A batch is then a
-list of row numbers; resuming in the middle of an epoch is starting that list further on.
+A call of many updates takes one Part. It holds row numbers into all rows, which lie on the device ("memory"), or into
+those few rows that the call needs, which were gathered on the host while the call before was computed ("streamed").
+Both give the same batches.
 """
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from models.analysis import Analysis
+from models import noise
 from models.spec import ModelSpec
-from pipeline import records
 from pipeline.config import Config
-from pipeline.errors import DATA, UserError
+from pipeline.training.rows import Rows
 
-CHUNK = 1024  # rows prepared at a time
 WINDOW = 64  # batches among which texts are sorted by length, so that a batch holds texts of similar length
-
-
-@dataclass(frozen=True)
-class Rows:
-    """The prepared training rows; `lengths` [rows] where a row's size varies, else None."""
-
-    inputs: dict[str, tf.Tensor | tf.RaggedTensor]
-    target: tf.Tensor
-    lengths: np.ndarray | None
-
-    def __len__(self) -> int:
-        return len(self.target)
-
-
-def prepare(records_dir: Path, config: Config, spec: ModelSpec, analysis: Analysis) -> Rows:
-    """Reads the training split and turns it into model inputs, once."""
-    features = records.load(records_dir, "train", config.task)
-    module = spec.inputs(config.model, analysis)
-
-    @tf.function(reduce_retracing=True)
-    def convert(batch):
-        return module(batch), spec.target(batch, analysis)
-
-    inputs, targets = [], []
-    for start in range(0, len(features["id"]), CHUNK):
-        chunk = {name: tf.constant(values[start : start + CHUNK]) for name, values in features.items()}
-        x, y = convert(chunk)
-        inputs.append(x)
-        targets.append(y)
-    joined = {name: tf.concat([part[name] for part in inputs], axis=0) for name in inputs[0]}
-    target = tf.concat(targets, axis=0)
-    if target.dtype.is_integer and bool(tf.reduce_any(target < 0)):
-        raise UserError(
-            f"{records_dir}: a training label is none of the classes of analysis.json; run preprocess again.", DATA
-        )
-    ragged = next((value for value in joined.values() if isinstance(value, tf.RaggedTensor)), None)
-    return Rows(joined, target, None if ragged is None else ragged.row_lengths().numpy())
-
-
-def samples(rows: Rows, config: Config, count: int = 32) -> list[dict[str, tf.Tensor]]:
-    """`count` batches of inputs as they are, without augmentation, for statistics over the training rows."""
-    size = config.train.batch_size
-    numbers = order(config.train.seed, 0, len(rows), size, rows.lengths)[: count * size]
-    return [_gather(rows.inputs, numbers[i : i + size]) for i in range(0, len(numbers), size)]
-
-
-def _gather(inputs: dict, numbers) -> dict[str, tf.Tensor]:
-    parts = {name: tf.gather(value, numbers) for name, value in inputs.items()}
-    return {name: part.to_tensor(0) if isinstance(part, tf.RaggedTensor) else part for name, part in parts.items()}
+WIDTHS = 8  # how many widths texts are padded to where shapes must be static
 
 
 def order(seed: int, epoch: int, rows: int, batch: int, lengths: np.ndarray | None = None) -> np.ndarray:
-    """Row numbers of an epoch, [rows] int64: a permutation. With lengths, windows of it are sorted by length and the
-    batches shuffled, so that padding is small and the order still differs in each epoch."""
+    """Row numbers of an epoch, [rows]: a permutation. With lengths, windows of it are sorted by length and the batches
+    shuffled, so that padding is small and the order still differs in each epoch."""
     random = np.random.Generator(np.random.PCG64([seed, epoch]))
-    permutation = random.permutation(rows)
+    permutation = random.permutation(np.arange(rows, dtype=np.int32 if rows < 2**31 else np.int64))
     if lengths is None:
         return permutation
     window = batch * WINDOW
@@ -87,70 +37,184 @@ def order(seed: int, epoch: int, rows: int, batch: int, lengths: np.ndarray | No
     return np.concatenate([batches[random.permutation(len(batches))].ravel(), ordered[full:]])
 
 
-def weighted_batches(order: np.ndarray, batch: int) -> tuple[np.ndarray, np.ndarray]:
-    """Row numbers [steps, batch] and weights [steps, batch] that sum to 1 in each step.
+class Ragged(NamedTuple):
+    """Rows of different lengths on the device: all values one after another, and where each row begins and ends."""
 
-    The last batch is filled up with the first rows of the order, of weight 0: shapes are static, every row still counts
-    once an epoch, and batch normalisation sees a whole batch of different rows.
-    """
-    steps = -(-len(order) // batch)
-    counts = np.zeros((steps, batch), np.float32)
-    counts.flat[: len(order)] = 1.0
-    filled = np.resize(order, steps * batch)  # goes on with the first rows where the order ends
-    return filled.reshape(steps, batch), counts / counts.sum(axis=1, keepdims=True)
+    values: Any  # [sum of lengths]
+    splits: Any  # [rows + 1]
 
 
-@dataclass(frozen=True)
-class Part:
-    """Some updates of one epoch, padded to the same length in every call so that a compiled call has one shape."""
+class Part(NamedTuple):
+    """The updates of one call, padded to the same number in every call so that a compiled call has one shape. Per
+    replica: each has an equal, contiguous share of every batch."""
 
-    numbers: Any  # [calls, share] int64: the rows of each batch
+    inputs: dict[str, Any]  # tensors [rows, ...] or Ragged: what `at` counts in
+    target: Any  # [rows]
+    at: Any  # [calls, share]: the places of each batch's rows
+    examples: Any  # [calls, share]: their numbers among all training rows
     weights: Any  # [calls, share] float32: sum to 1 over all replicas
-    draws: Any  # [calls, share, draws] float32: random numbers of each row
-    count: tf.Tensor  # how many of the calls are updates
+    widths: dict[str, Any]  # [calls]: the longest row of each whole batch, where rows differ in length
+    first: Any  # where this replica's share begins in the batch
+    epoch: Any
+    step: Any  # updates before this call
+    count: Any  # how many of `calls` are updates
 
 
-def parts(rows: Rows, config: Config, spec: ModelSpec, strategy: tf.distribute.Strategy) -> Callable[[int, int], Part]:
-    """A function (update number, count) -> the next `count` batches, at most steps_per_call and within one epoch.
+class Batches:
+    """The parts of a run, one after another; the next one is made while the current one is computed."""
 
-    Each replica gets an equal, contiguous part of every global batch.
-    """
-    train, size = config.train, config.train.batch_size
-    per_epoch, share = -(-len(rows) // size), size // strategy.num_replicas_in_sync
-    calls = min(train.steps_per_call, per_epoch)
+    def __init__(self, rows: Rows, config: Config, strategy: tf.distribute.Strategy):
+        self.rows, self.strategy, self.train = rows, strategy, config.train
+        self.per_epoch = -(-len(rows) // self.train.batch_size)
+        self.calls = min(self.train.steps_per_call, self.per_epoch)
+        self.share = self.train.batch_size // strategy.num_replicas_in_sync
+        self.static = self.train.jit or self.train.strategy == "tpu"
+        self._ahead = ThreadPoolExecutor(1, "input")
+        self._next: tuple[tuple[int, int], Future] | None = None
+        # On the device a row's width is only known when its batch is: not static.
+        resident = self.train.inputs == "memory" and not rows.on_disk and not (self.static and rows.lengths is not None)
+        self._resident = self._spread(lambda _: _whole(rows)) if resident else {}
+        # This epoch's order and the next one's: the latter is made ahead, too.
+        self._order = functools.lru_cache(maxsize=2)(
+            lambda epoch: order(self.train.seed, epoch, len(rows), self.train.batch_size, rows.lengths)
+        )
 
-    @functools.lru_cache(maxsize=1)
-    def epoch_arrays(epoch: int) -> tuple[np.ndarray, ...]:
-        numbers, weights = weighted_batches(order(train.seed, epoch, len(rows), size, rows.lengths), size)
-        random = np.random.Generator(np.random.PCG64([train.seed, epoch, 1]))
-        draws = random.random((len(rows), spec.draws), np.float32)[numbers]  # a row's, wherever it stands in the order
-        return numbers, weights, draws
+    def counts(self, step: int) -> list[int]:
+        """How many updates the next calls make, up to where the log gets a line. An epoch's last update is made alone,
+        so that the weights before and after it can be compared."""
+        left = self.per_epoch - step % self.per_epoch
+        count = min(self.calls, left - 1)
+        return [1] if left == 1 or self.calls == 1 else [count, 1] if count == left - 1 else [count]
 
-    def part(step: int, count: int) -> Part:
-        epoch, done = divmod(step, per_epoch)
+    def part(self, step: int, count: int) -> Part:
+        """The `count` updates after the first `step` ones, all of one epoch."""
+        if self._next is not None and self._next[0] == (step, count):
+            part = self._next[1].result()
+        else:
+            part = self._make(step, count)
+        follows = (step + count, self.counts(step + count)[0])
+        self._next = (follows, self._ahead.submit(self._make, *follows))
+        return part
 
-        def placed(array: np.ndarray):
-            piece = array[done : done + count]
-            piece = np.pad(piece, [(0, calls - count)] + [(0, 0)] * (piece.ndim - 1))
-            if strategy.num_replicas_in_sync == 1:
-                return tf.constant(piece)
-            return strategy.experimental_distribute_values_from_function(
-                lambda context: tf.constant(piece[:, context.replica_id_in_sync_group * share :][:, :share])
-            )
+    def close(self) -> None:
+        self._ahead.shutdown(cancel_futures=True)
 
-        numbers, weights, draws = (placed(array) for array in epoch_arrays(epoch))
-        return Part(numbers, weights, draws, tf.constant(count))
+    def examples(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """(row numbers [batch], weights [batch]) of the update after `step` ones. The last batch of an epoch is filled
+        up with the epoch's first rows, of weight 0: shapes are static, every row counts once an epoch, and batch
+        normalisation sees a whole batch of different rows."""
+        numbers, weights = self._batches(step, 1)
+        return numbers[0], weights[0]
 
-    return part
+    def _batches(self, step: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+        epoch, done = divmod(step, self.per_epoch)
+        size, every = self.train.batch_size, self._order(epoch)
+        if done + count >= self.per_epoch:
+            self._ahead.submit(self._order, epoch + 1)
+        numbers = every[done * size : (done + count) * size]
+        there = np.arange(count * size) < len(numbers)
+        numbers = np.concatenate([numbers, np.resize(every, count * size - len(numbers))])
+        weights = there.reshape(count, size).astype(np.float32)
+        return numbers.reshape(count, size), weights / weights.sum(axis=1, keepdims=True)
+
+    def _make(self, step: int, count: int) -> Part:
+        numbers, weights = (_padded(array, self.calls) for array in self._batches(step, count))
+        widths = {
+            name: column.lengths(numbers.ravel()).reshape(numbers.shape).max(axis=1).astype(np.int32)  # [calls]
+            for name, column in self.rows.inputs.items()
+            if column.starts is not None
+        }
+
+        def share(replica: int) -> dict[str, Any]:
+            mine = slice(replica * self.share, (replica + 1) * self.share)
+            examples = np.ascontiguousarray(numbers[:, mine])
+            held = {} if self._resident else self._window(examples.ravel(), widths)
+            at = np.arange(examples.size, dtype=np.int32).reshape(examples.shape) if held else examples
+            part = {"at": at, "examples": examples, "weights": weights[:, mine], "first": np.int64(mine.start)}
+            return {**held, **part, "widths": {} if self.static else widths}
+
+        numbers_of_call = {"epoch": step // self.per_epoch, "step": step, "count": count}
+        scalars = {name: tf.constant(value, tf.int64) for name, value in numbers_of_call.items()}
+        return Part(**self._resident, **self._spread(share), **scalars)
+
+    def _window(self, numbers: np.ndarray, widths: dict[str, np.ndarray]) -> dict[str, Any]:
+        """Those rows themselves; of different lengths, padded to the longest of the call."""
+        inputs = {}
+        for name, column in self.rows.inputs.items():
+            width = int(widths[name].max()) if name in widths else None
+            if width and self.static:
+                unit = -(-int(self.rows.lengths.max()) // WIDTHS)  # type: ignore[union-attr]
+                width = -(-width // unit) * unit
+            inputs[name] = column.take(numbers, width)
+        return {"inputs": inputs, "target": self.rows.target[numbers]}
+
+    def _spread(self, make: Callable[[int], dict]) -> dict:
+        """The arrays of make(replica) as tensors on each replica's device."""
+        strategy, tpu = self.strategy, self.train.strategy == "tpu"
+        devices = [None] if tpu else strategy.extended.worker_devices
+
+        @functools.cache
+        def placed(replica: int) -> dict:
+            with tf.device(devices[replica % len(devices)]):
+                return tf.nest.map_structure(tf.constant, make(replica))
+
+        if strategy.num_replicas_in_sync == 1:
+            return placed(0)
+
+        def leaf(place: int):
+            return lambda context: tf.nest.flatten(placed(context.replica_id_in_sync_group))[place]
+
+        mine = placed(_first_replica(strategy))
+        leaves = range(len(tf.nest.flatten(mine)))
+        values = [strategy.experimental_distribute_values_from_function(leaf(place)) for place in leaves]
+        return tf.nest.pack_sequence_as(mine, values)
 
 
-def batch(rows: Rows, config: Config, spec: ModelSpec) -> Callable:
-    """A function (numbers [share], draws [share, draws]) -> (inputs, target), gathered and augmented inside a graph."""
+def _first_replica(strategy: tf.distribute.Strategy) -> int:
+    """The number, among all, of this process's first replica."""
+    found: list[int] = []
+    strategy.experimental_distribute_values_from_function(
+        lambda context: found.append(context.replica_id_in_sync_group) or tf.constant(0)  # type: ignore[func-returns-value]
+    )
+    return found[0]
 
-    def gathered(numbers, draws):
-        inputs = _gather(rows.inputs, numbers)
-        if spec.augment is not None:
-            inputs = spec.augment(inputs, draws, config.model)
-        return inputs, tf.gather(rows.target, numbers)
 
-    return gathered
+def _whole(rows: Rows) -> dict[str, Any]:
+    inputs = {n: c.values if c.starts is None else Ragged(c.values, c.starts) for n, c in rows.inputs.items()}
+    return {"inputs": inputs, "target": rows.target}
+
+
+def _padded(array: np.ndarray, calls: int) -> np.ndarray:
+    return np.pad(array, [(0, calls - len(array)), (0, 0)])
+
+
+def batch(part: Part, i, spec: ModelSpec, config: Config) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+    """(inputs, target) of the i-th update of a part, gathered and augmented; in a replica, inside a graph."""
+    at = part.at[i]
+    inputs = {}
+    for name, column in part.inputs.items():
+        width = part.widths[name][i] if name in part.widths else None
+        if isinstance(column, Ragged):
+            inputs[name] = _filled(column, at, width)
+        else:
+            inputs[name] = tf.gather(column, at)[:, :width] if name in part.widths else tf.gather(column, at)
+    if spec.augment is not None:
+        draws = noise.rows(config.train.seed, part.epoch, part.examples[i], spec.draws)  # [share, draws]
+        inputs = spec.augment(inputs, draws, config.model)
+    return inputs, tf.gather(part.target, at)
+
+
+def _filled(column: Ragged, at, width) -> tf.Tensor:
+    """Rows [share, width] with zeros behind their values."""
+    starts, ends = tf.gather(column.splits, at), tf.gather(column.splits, at + 1)  # [share]
+    places = starts[:, None] + tf.range(width, dtype=starts.dtype)  # [share, width]
+    there = places < ends[:, None]
+    return tf.where(there, tf.gather(column.values, tf.where(there, places, 0)), 0)
+
+
+def samples(rows: Rows, config: Config, count: int = 32) -> list[tuple[dict[str, np.ndarray], np.ndarray]]:
+    """`count` batches (inputs, target) as they are, without augmentation, for statistics over the training rows."""
+    size = config.train.batch_size
+    numbers = order(config.train.seed, 0, len(rows), size, rows.lengths)[: count * size]
+    chunks = [numbers[i : i + size] for i in range(0, len(numbers), size)]
+    return [({n: column.take(chunk) for n, column in rows.inputs.items()}, rows.target[chunk]) for chunk in chunks]

@@ -1,21 +1,24 @@
 """The training loop: records directory -> run directory.
 
 Many updates run in one compiled call; Python looks up between calls only, to log, to validate once an epoch and to
-write checkpoints. All state is in the checkpoint (variables, seeds of dropout) or follows from the update number
-(order of the rows, augmentation, learning rate), so a run that was stopped continues as if it had not been.
+write checkpoints. All state is in the checkpoint or follows from the number of the update (order of the rows,
+augmentation, dropout, learning rate), so a run that was stopped continues as if it had not been.
+
+With several processes each makes the same calls in the same order; the chief alone decides and writes.
 """
 
 import json
-import signal
-import threading
+import logging
+import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import ExitStack, nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 import custom_optimizers
@@ -25,142 +28,274 @@ from pipeline import checkpoints, manifest, records, runs
 from pipeline.config import Config
 from pipeline.errors import TERMINATED, USAGE, UserError
 from pipeline.release.evaluate import evaluate
-from pipeline.training import descent, inputs, plan, step
+from pipeline.training import cluster, descent, failure, inputs, plan, step
 from pipeline.training.journal import Journal
+from pipeline.training.monitors import Monitor
 from pipeline.training.progress import Progress
+from pipeline.training.rows import prepare
+from pipeline.training.standing import Standing
+from pipeline.training.stopping import Stopping
 from pipeline.training.strategy import strategy_of
+
+log = logging.getLogger(__name__)
+
+PREPARED = "prepared"  # folder of an unfinished run for rows that do not fit into memory
+MOST_SKIPPED, MOST_ROLLBACKS = 20, 10  # updates in a row, and times, after which skipping or going back is of no use
+
+REMEDY = (
+    "look at the rows, lower --optimizer.learning-rate or clip with --optimizer.clip, and add --fresh. The checkpoints "
+    "before it stay."
+)
 
 
 def train(config: Config, records_dir: Path, preset: str = "") -> Path:
     """Trains until `train.epochs`, or `train.patience` epochs without a better score, and returns the run directory.
 
-    The same call resumes an unfinished run and returns a finished one as it is. Raises UserError for changed
-    settings, a loss that is not finite, damaged records or checkpoints, and (TERMINATED) after SIGTERM.
+    The same call resumes an unfinished run and returns a finished one as it is. Raises UserError for changed settings,
+    damaged records or checkpoints, a loss that is not finite (by `train.non_finite`), a disk that stays full, a worker
+    that is gone, and (TERMINATED) after SIGTERM.
     """
     manifest.verify(records_dir)
-    run_dir = runs.open_run(config, runs.describe(config, preset, records_dir))
-    with runs.locked(run_dir):
-        if runs.result(run_dir) is None:
-            _train(config, records_dir, run_dir)
-    return run_dir
-
-
-@dataclass
-class Standing:
-    """Where a run is: JSON values, kept in every checkpoint."""
-
-    step: int = 0
-    best_score: float | None = None
-    best_epoch: int = 0
-    best_checkpoint: str = ""
-    seconds: float = 0.0
-
-    def better(self, score: float, lower_is_better: bool) -> bool:
-        if self.best_score is None:
-            return True
-        return score < self.best_score if lower_is_better else score > self.best_score
-
-
-def _train(config: Config, records_dir: Path, run_dir: Path) -> None:
-    options, spec = config.train, spec_of(config.task)
-    # 1. Devices.
-    if options.deterministic:
+    if config.train.deterministic:
         tf.config.experimental.enable_op_determinism()
-    strategy = strategy_of(options.strategy)
-    if options.batch_size % strategy.num_replicas_in_sync:
-        raise UserError(
-            f"--train.batch-size {options.batch_size}: must be a multiple of the "
-            f"{strategy.num_replicas_in_sync} replicas.",
-            USAGE,
-        )
+    strategy = strategy_of(config.train.strategy)  # before anything else of TensorFlow: clusters are set up only once
+    with ExitStack() as held:
 
-    # 2. Rows, in memory, and the fastest way to run on them; then what every number below depends on.
-    analysis = load(records_dir, config.task)
-    rows = inputs.prepare(records_dir, config, spec, analysis)
-    held_out = records.load(records_dir, "val", config.task)
-    per_epoch = -(-len(rows) // options.batch_size)
-    config = plan.settle(config, run_dir, rows, spec, analysis, strategy)
-    options = config.train
-    keras.config.set_dtype_policy(options.precision)
-    keras.utils.set_random_seed(options.seed)
+        def opened() -> str:
+            run_dir = runs.open_run(config, runs.describe(config, preset, records_dir))
+            held.enter_context(runs.locked(run_dir))
+            return json.dumps([str(run_dir), runs.result(run_dir) is not None])
 
-    # 3. Model and optimizer, with every variable there before the checkpoint is read.
-    with strategy.scope():
-        model = spec.build(config.model, analysis)
-        optimizer = descent.optimizer_of(config.optimizer, per_epoch, options.epochs, options.precision)
-        optimizer.build(model.trainable_variables)
-    classes = getattr(analysis, "classes", ())
-    serving = spec.serve(model, config.model, analysis)  # validation asks the model as a client will
+        run_dir, finished = json.loads(cluster.agreed(strategy, opened))
+        if not finished:
+            stopping = held.enter_context(Stopping(Path(run_dir)))
+            Loop(config, records_dir, Path(run_dir), strategy).run(stopping)
+    return Path(run_dir)
 
-    # 4. Where the run was left.
-    root = run_dir / "checkpoints"
-    manifest.sweep(root)
-    saved = checkpoints.restore(root, model, optimizer)
-    standing = Standing(**saved["standing"]) if saved else Standing()
-    part = inputs.parts(rows, config, spec, strategy)
-    steps = step.compiled(model, optimizer, spec, config, strategy, inputs.batch(rows, config, spec))
-    total, started = options.epochs * per_epoch, time.perf_counter() - standing.seconds
 
-    averages = descent.averages(optimizer)
-    samples = inputs.samples(rows, config) if averages else None
+class Loop:
+    """One run, from where it was left to its end."""
 
-    def save(evaluated: list | None = None) -> None:
-        standing.seconds = time.perf_counter() - started
-        journal.sync()
-        checkpoints.save(root, standing.step, model, optimizer, {"standing": vars(standing)}, evaluated)
-        checkpoints.prune(root, options.keep, standing.best_checkpoint)
+    def __init__(self, config: Config, records_dir: Path, run_dir: Path, strategy: tf.distribute.Strategy):
+        self.records_dir, self.run_dir, self.strategy = records_dir, run_dir, strategy
+        self.chief, spec = cluster.is_chief(strategy), spec_of(config.task)
+        if config.train.batch_size % strategy.num_replicas_in_sync:
+            raise UserError(
+                f"--train.batch-size {config.train.batch_size}: must be a multiple of the "
+                f"{strategy.num_replicas_in_sync} replicas.",
+                USAGE,
+            )
+        # 1. Rows, and the fastest way to run on them; then what every number below depends on.
+        analysis = load(records_dir, config.task)
+        rows = _chief_first(strategy, lambda: prepare(records_dir, config, spec, analysis, run_dir / PREPARED))
+        self.held_out = records.load(records_dir, "val", config.task)
+        config = _chief_first(strategy, lambda: plan.settle(config, run_dir, rows, spec, analysis, strategy))
+        self.config, self.spec, self.options = config, spec, config.train
+        keras.config.set_dtype_policy(self.options.precision)
+        keras.utils.set_random_seed(self.options.seed)
 
-    # 5. Many updates a call; an epoch ends with validation and a checkpoint.
-    with (
-        _stop_on_sigterm() as stop,
-        Journal(run_dir, options.tensorboard, standing.step) as journal,
-        Progress(total, options.batch_size, standing.step) as progress,
-    ):
-        while standing.step < total and not _out_of_patience(standing, per_epoch, config):
-            epoch = standing.step // per_epoch + 1
-            count = min(options.steps_per_call, epoch * per_epoch - standing.step)
-            before = time.perf_counter()
-            try:
-                losses, norm = (value.numpy() for value in steps(part(standing.step, count)))
-            except tf.errors.UnimplementedError as error:  # XLA has no kernel, or none that is deterministic
-                first = next(line for line in error.message.splitlines()[1:] if " " in line)
-                raise UserError(
-                    f"--train.jit: {first.strip()}; drop it or add --train.no-deterministic.", USAGE
-                ) from None
-            standing.step += count
-            line = {
-                "loss": float(losses),
-                "learning_rate": float(tf.convert_to_tensor(optimizer.learning_rate)),
-                "gradient_norm": float(norm),
-                "examples_per_second": count * options.batch_size / (time.perf_counter() - before),
-            }
-            journal.write(step=standing.step, epoch=epoch, split="train", **line)
-            progress.update(standing.step, **line)
-            if not tf.math.is_finite(losses):
-                raise UserError(
-                    f"{run_dir}: the loss is {losses} at update {standing.step}; lower "
-                    "--optimizer.learning-rate or clip with --optimizer.clip, and add --fresh. "
-                    "The checkpoints before it stay."
-                )
-            if standing.step == epoch * per_epoch:
-                with custom_optimizers.evaluating(optimizer, model, samples) if averages else nullcontext():
-                    metrics = validate(serving.functions, held_out, config.task, classes, run_dir)
-                    evaluated = [keras.ops.convert_to_numpy(v) for v in model.variables] if averages else None
-                score = metrics[spec.monitor]
-                if better := standing.better(score, spec.lower_is_better):
-                    standing.best_score, standing.best_epoch = score, epoch
-                    standing.best_checkpoint = f"{standing.step:09d}"
-                journal.write(step=standing.step, epoch=epoch, split="val", **metrics)
-                progress.epoch(epoch, options.epochs, metrics, better)
-                save(evaluated)
-            if stop.is_set():
-                save()
-                raise UserError(
-                    f"{run_dir}: stopped by SIGTERM after update {standing.step}, which is saved; the same "
-                    "command (without --fresh) goes on from there.",
-                    TERMINATED,
-                )
-    _finish(run_dir, standing, per_epoch, total, options.batch_size)
+        # 2. Model and optimizer, with every variable there before the checkpoint is read.
+        self.batches = inputs.Batches(rows, config, strategy)
+        self.per_epoch = self.batches.per_epoch
+        self.total = self.options.epochs * self.per_epoch
+        with strategy.scope():
+            self.model = spec.build(config.model, analysis)
+            self.optimizer = descent.optimizer_of(
+                config.optimizer, self.per_epoch, self.options.epochs, self.options.precision
+            )
+            self.optimizer.build(self.model.trainable_variables)
+        self.classes = getattr(analysis, "classes", ())
+        self.serving = spec.serve(self.model, config.model, analysis)  # validation asks the model as a client will
+        self.averages = descent.averages(self.optimizer)
+        self.samples = inputs.samples(rows, config, 32 if self.averages else 1)
+        self.monitor = Monitor(self.model, spec, config, *self.samples[0])
+        self.steps = step.compiled(self.model, self.optimizer, spec, config, strategy)
+
+        # 3. Where the run was left.
+        self.standing = self._restored() or Standing()
+        self.started = time.perf_counter() - self.standing.seconds
+        self.saved_at = time.perf_counter()
+
+    # 4. Many updates a call; an epoch ends with a checkpoint and validation.
+
+    def run(self, stopping: Stopping) -> None:
+        with ExitStack() as held:
+            if self.chief:
+                self.writer = held.enter_context(checkpoints.Writer(self.root, self.options.keep))
+                self.progress = held.enter_context(Progress(self.total, self.options.batch_size, self.standing.step))
+                self.journal = held.enter_context(self._journal())
+            held.callback(self.batches.close)
+            if self.options.non_finite == "rollback" and self.standing.step == 0:
+                self._save()  # something to go back to
+            while not self._over():
+                if self.standing.validated < self.standing.step // self.per_epoch:
+                    self._validate()
+                else:
+                    self._advance()
+                if cluster.anyone(self.strategy, stopping.requested):
+                    self._save()
+                    raise UserError(
+                        f"{self.run_dir}: stopped by SIGTERM after update {self.standing.step}, which is saved; the "
+                        "same command (without --fresh) goes on from there.",
+                        TERMINATED,
+                    )
+        cluster.agreed(self.strategy, self._finished)  # nobody leaves while another waits for it
+
+    def _over(self) -> bool:
+        done = self.standing.validated * self.per_epoch == self.standing.step
+        return done and (self.standing.step == self.total or self.standing.out_of_patience(self.options.patience))
+
+    def _advance(self) -> None:
+        """Makes the updates of one line of the log."""
+        start, before = self.standing.step, time.perf_counter()
+        counts = self.batches.counts(start)
+        end = start + sum(counts)
+        if self.standing.leaves_out(start):
+            self.standing.step = end
+        else:
+            losses, monitored = [], {}
+            for count in counts:
+                last = (self.standing.step + count) % self.per_epoch == 0
+                if last and self.chief:
+                    self.monitor.watch()
+                outcome = self._call(count)
+                if last and self.chief:
+                    monitored = self.monitor.read()
+                if (bad := failure.failed(outcome, count)) is not None and not self._survives(outcome, bad, start, end):
+                    return
+                losses += [float(outcome.loss)] * (count - int(outcome.skipped))
+                self.standing.step += count
+            self._log(losses, outcome, monitored, (end - start) / (time.perf_counter() - before))
+        if (
+            self.standing.step % self.per_epoch == 0
+            or time.perf_counter() - self.saved_at > self.options.checkpoint_seconds
+        ):
+            self._save()
+
+    def _call(self, count: int) -> step.Outcome:
+        part = self.batches.part(self.standing.step, count)
+        try:
+            with cluster.watched(self.strategy, lambda: self.standing.step):
+                return tf.nest.map_structure(lambda tensor: tensor.numpy(), self.steps(part))
+        except tf.errors.UnimplementedError as error:  # XLA has no kernel, or none that is deterministic
+            first = next(line for line in error.message.splitlines()[1:] if " " in line)
+            raise UserError(f"--train.jit: {first.strip()}; drop it or add --train.no-deterministic.", USAGE) from None
+
+    def _log(self, losses: list[float], outcome: step.Outcome, monitored: dict[str, float], pace: float) -> None:
+        if not self.chief or not losses:
+            return
+        line = {
+            "loss": float(np.mean(losses)),
+            "learning_rate": float(tf.convert_to_tensor(self.optimizer.learning_rate)),
+            "gradient_norm": float(outcome.norm),
+            "examples_per_second": pace * self.options.batch_size,
+        }
+        standing = self.standing
+        epoch = -(-standing.step // self.per_epoch)
+        self.journal.write(step=standing.step, epoch=epoch, split="train", **line)
+        self.progress.update(standing.step, **line)
+        if monitored:
+            self.journal.write(step=standing.step, epoch=epoch, split="monitor", **monitored)
+
+    # 5. What is not finite.
+
+    def _survives(self, outcome: step.Outcome, bad: int, start: int, end: int) -> bool:
+        """Whether the updates from `start` to `end` go on after one that was not finite; raises where the run must not.
+        After False the run stands at its last checkpoint."""
+        standing, policy = self.standing, self.options.non_finite
+        words = failure.words(outcome, standing.step + bad, self.batches, self.records_dir, self.config.task)
+        if policy == "skip":
+            standing.skipped += int(outcome.skipped)
+            standing.skipped_in_a_row = standing.skipped_in_a_row + int(outcome.skipped) if outcome.loss == 0 else 0
+            if standing.skipped_in_a_row < MOST_SKIPPED:
+                log.warning("%s: %s; the update was skipped.", self.run_dir, words)
+                return True
+        if policy == "rollback" and len(standing.left_out) < MOST_ROLLBACKS:
+            log.warning(
+                "%s: %s; back to the last checkpoint, leaving out updates %d to %d.",
+                self.run_dir,
+                words,
+                start + 1,
+                end,
+            )
+            self._roll_back([*standing.left_out, [start, end]])
+            return False
+        raise UserError(f"{self.run_dir}: {words}; {REMEDY}")
+
+    def _roll_back(self, left_out: list[list[int]]) -> None:
+        if self.chief:
+            self.writer.close()
+        standing = self._restored()
+        assert standing is not None, "a run that may be rolled back writes a checkpoint before its first update"
+        self.standing = standing
+        standing.left_out = left_out
+        if self.chief:
+            self.journal.close()
+            self.journal = self._journal()
+
+    # 6. Checkpoints and validation.
+
+    @property
+    def root(self) -> Path:
+        return self.run_dir / "checkpoints"
+
+    def _journal(self) -> Journal:
+        return Journal(self.run_dir, self.options.tensorboard, self.standing.step)
+
+    def _restored(self) -> Standing | None:
+        def newest() -> str:
+            facts = checkpoints.restore(self.root, self.model, self.optimizer)
+            return json.dumps(facts and [facts["step"], facts["standing"]])
+
+        found = json.loads(cluster.agreed(self.strategy, newest))
+        if found and not self.chief:
+            checkpoints.read(self.root / f"{found[0]:09d}", self.model, self.optimizer)
+        return Standing(**found[1]) if found else None
+
+    def _save(self) -> None:
+        """A checkpoint of what training goes on from and, at the end of an epoch, of what is evaluated."""
+        begin = time.perf_counter()
+        standing, evaluated = self.standing, None
+        if self.averages and standing.step % self.per_epoch == 0:
+            with self._evaluating():
+                evaluated = checkpoints.values(self.model.variables)
+        self.saved_at, standing.seconds = begin, begin - self.started
+        if self.chief:
+            arrays = checkpoints.snapshot(self.model, self.optimizer, evaluated)
+            self.journal.sync()
+            if (name := checkpoints.non_finite(arrays)) is not None:
+                raise UserError(f"{self.run_dir}: {name} is not finite after update {standing.step}; {REMEDY}")
+            self.writer.submit(standing.step, arrays, {"standing": asdict(standing)}, standing.best_checkpoint or None)
+            standing.stalled += time.perf_counter() - begin
+
+    def _evaluating(self):
+        """Inside, the model has the weights to evaluate."""
+        if not self.averages:
+            return nullcontext()
+        return custom_optimizers.evaluating(self.optimizer, self.model, [batch for batch, _ in self.samples])
+
+    def _validate(self) -> None:
+        standing = self.standing
+        epoch = standing.step // self.per_epoch
+
+        def metrics() -> str:
+            return json.dumps(
+                validate(self.serving.functions, self.held_out, self.config.task, self.classes, self.run_dir)
+            )
+
+        with self._evaluating():
+            found = json.loads(cluster.agreed(self.strategy, metrics))
+        better = standing.judge(epoch, standing.step, found[self.spec.monitor], self.spec.lower_is_better)
+        if self.chief:
+            self.journal.write(step=standing.step, epoch=epoch, split="val", **found)
+            self.progress.epoch(epoch, self.options.epochs, found, better)
+
+    def _finished(self) -> str:
+        self.standing.seconds = time.perf_counter() - self.started
+        outcome = self.standing.outcome(self.per_epoch, self.total, self.options.batch_size)
+        shutil.rmtree(self.run_dir / PREPARED, ignore_errors=True)
+        manifest.write_file(self.run_dir / "training.json", json.dumps(outcome, indent=1))
+        return ""
 
 
 def validate(signatures: dict, rows: dict, task: str, classes: tuple[str, ...], run_dir: Path) -> dict[str, float]:
@@ -171,40 +306,8 @@ def validate(signatures: dict, rows: dict, task: str, classes: tuple[str, ...], 
     return evaluation.metrics
 
 
-def _out_of_patience(standing: Standing, per_epoch: int, config: Config) -> bool:
-    at_epoch_end = standing.step % per_epoch == 0
-    return at_epoch_end and standing.step // per_epoch - standing.best_epoch >= config.train.patience
-
-
-@contextmanager
-def _stop_on_sigterm() -> Iterator[threading.Event]:
-    """An event that the first SIGTERM sets; the second one ends the process at once."""
-    stop = threading.Event()
-
-    def handle(number, frame):
-        stop.set()
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-    if threading.current_thread() is not threading.main_thread():  # only the main thread may listen
-        yield stop
-        return
-    before = signal.signal(signal.SIGTERM, handle)
-    try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _finish(run_dir: Path, standing: Standing, per_epoch: int, total: int, batch_size: int) -> None:
-    outcome: dict[str, Any] = {
-        "best_checkpoint": standing.best_checkpoint,
-        "best_epoch": standing.best_epoch,
-        "best_score": standing.best_score,
-        "best_step": int(standing.best_checkpoint),
-        "epochs": standing.step // per_epoch,
-        "examples_per_second": standing.step * batch_size / standing.seconds,
-        "seconds": standing.seconds,
-        "steps": standing.step,
-        "stopped": "done" if standing.step == total else "early",
-    }
-    manifest.write_file(run_dir / "training.json", json.dumps(outcome, indent=1))
+def _chief_first(strategy: tf.distribute.Strategy, do: Callable[[], Any]) -> Any:
+    """do() in every process, in the chief before the others: it leaves files that they read."""
+    done: list = []
+    cluster.agreed(strategy, lambda: done.append(do()) or "")  # type: ignore[func-returns-value]
+    return done[0] if done else do()

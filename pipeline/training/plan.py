@@ -1,13 +1,14 @@
 """The execution plan: which way of running the same descent is the fastest on this machine, measured before update 1.
 
-A candidate is a pair (XLA or not, precision) with as many updates a call as fit into CALL_SECONDS. Each is tried on a
-model of its own, from the run's own first batches; it is kept only if its losses agree with those of the plain one. The
-choice is written into the run before its first update and is never measured again for it: a resumed run goes on as it
-began. Measured plans are kept in the cache, by everything that they depend on.
+A candidate is (XLA or not, precision, inputs in memory or streamed) with as many updates a call as fit into
+CALL_SECONDS. Each is tried on a model of its own, from the run's own first batches; it is kept only if its losses agree
+with those of the plain one. The choice is written into the run before its first update and is never measured again for
+it: a resumed run goes on as it began. Measured plans are kept in the cache, by everything that they depend on.
 """
 
 import dataclasses
 import json
+import logging
 import os
 import time
 from pathlib import Path
@@ -22,6 +23,9 @@ from models.spec import ModelSpec
 from pipeline import manifest, runs
 from pipeline.config import Config, Train, to_json
 from pipeline.training import descent, inputs, step
+from pipeline.training.rows import Rows
+
+log = logging.getLogger(__name__)
 
 CALL_SECONDS = 0.5  # the longest that one compiled call may take: signals and logs wait for it
 TRIAL_SECONDS = 1.0  # how long a candidate is timed, compiling aside
@@ -36,57 +40,65 @@ class Trial:
 
     jit: bool
     precision: Any  # one of Train.precision
+    inputs: Any = "memory"  # one of Train.inputs
     steps_per_call: int = 1
     milliseconds: float | None = None  # one update
     loss: float | None = None  # mean over the compared updates
     note: str = ""
 
 
-def settle(config: Config, run_dir: Path, rows: inputs.Rows, spec: ModelSpec, analysis: Analysis, strategy) -> Config:
-    """The config with train.jit, train.precision and train.steps_per_call as they will be run.
+def settle(config: Config, run_dir: Path, rows: Rows, spec: ModelSpec, analysis: Analysis, strategy) -> Config:
+    """The config with jit, precision, inputs and steps_per_call as they will be run.
 
     Writes run_dir/plan.json on the first call and obeys it ever after.
     """
     path = Path(run_dir) / "plan.json"
     if not path.is_file():
-        trials = _known(config, rows, spec, analysis, strategy) if config.train.plan == "measured" else [_given(config)]
+        measured = config.train.plan == "measured" and config.train.strategy != "multi_worker"  # clocks would disagree
+        trials = _known(config, rows, spec, analysis, strategy) if measured else [_given(config, rows)]
         chosen = choose(trials)
         document = {"chosen": dataclasses.asdict(chosen), "trials": [dataclasses.asdict(trial) for trial in trials]}
         manifest.write_file(path, json.dumps(document, indent=1))
     chosen = json.loads(path.read_bytes())["chosen"]
-    kept = {name: chosen[name] for name in ("jit", "precision", "steps_per_call")}
+    kept = {name: chosen[name] for name in ("jit", "precision", "inputs", "steps_per_call")}
     return dataclasses.replace(config, train=dataclasses.replace(config.train, **kept))
 
 
 def choose(trials: list[Trial]) -> Trial:
-    """The fastest of those that ran and agree with the first, the plain one."""
-    return min((t for t in trials if t.note in ("", "plain")), key=lambda t: t.milliseconds or 0.0)
+    """The fastest of those that ran and agree with the first, the plain one; streaming must pay to be chosen."""
+    kept = (t for t in trials if t.note in ("", "plain"))
+    return min(kept, key=lambda t: (t.milliseconds or 0.0) * (1.05 if t.inputs == "streamed" else 1.0))
 
 
-def _given(config: Config) -> Trial:
+def _given(config: Config, rows: Rows) -> Trial:
     train = config.train
-    return Trial(train.jit, train.precision, train.steps_per_call)
+    return Trial(train.jit, train.precision, "streamed" if rows.on_disk else train.inputs, train.steps_per_call)
 
 
-def candidates(train: Train, rows: inputs.Rows, replicas: int) -> list[Trial]:
-    """What may be tried: XLA where shapes are fixed and one replica runs, bfloat16 where it is allowed."""
+def candidates(train: Train, rows: Rows, replicas: int) -> list[Trial]:
+    """What may be tried first: XLA where shapes are fixed and one replica runs, bfloat16 where it is allowed."""
     precisions = [train.precision]
     if train.allow_bfloat16 and train.precision == "float32":
         precisions.append("mixed_bfloat16")
     fixed = rows.lengths is None and replicas == 1
-    return [Trial(jit, precision) for precision in precisions for jit in ((False, True) if fixed else (False,))]
+    place = "streamed" if rows.on_disk else "memory"
+    return [Trial(jit, precision, place) for precision in precisions for jit in ((False, True) if fixed else (False,))]
 
 
-def _known(config: Config, rows: inputs.Rows, spec: ModelSpec, analysis: Analysis, strategy) -> list[Trial]:
+def _known(config: Config, rows: Rows, spec: ModelSpec, analysis: Analysis, strategy) -> list[Trial]:
     """The trials of the same model, shapes, machine and versions out of the cache, or measured and put there."""
     key = manifest.fingerprint(
         {
             "model": to_json(config.model),
             "optimizer": to_json(config.optimizer),
-            "train": {name: getattr(config.train, name) for name in ("batch_size", "precision", "allow_bfloat16")},
+            "train": {
+                name: getattr(config.train, name)
+                for name in ("batch_size", "precision", "allow_bfloat16", "non_finite")
+            },
             "deterministic": config.train.deterministic,
             "rows": len(rows),
-            "inputs": {name: [str(value.dtype), str(value.shape)] for name, value in rows.inputs.items()},
+            "inputs": {n: [str(c.values.dtype), c.values.shape, c.starts is None] for n, c in rows.inputs.items()},
+            "on_disk": rows.on_disk,
             "strategy": [config.train.strategy, strategy.num_replicas_in_sync],
             "machine": [_processor(), os.cpu_count(), [d.name for d in tf.config.list_logical_devices()]],
             "versions": [tf.__version__, keras.__version__],
@@ -105,10 +117,11 @@ def _known(config: Config, rows: inputs.Rows, spec: ModelSpec, analysis: Analysi
     return trials
 
 
-def measure(config: Config, rows: inputs.Rows, spec: ModelSpec, analysis: Analysis, strategy) -> list[Trial]:
+def measure(config: Config, rows: Rows, spec: ModelSpec, analysis: Analysis, strategy) -> list[Trial]:
     """Every candidate timed. Leaves global state (seed, dtype policy, names of layers) for the caller to set."""
     trials: list[Trial] = []
-    for candidate in candidates(config.train, rows, strategy.num_replicas_in_sync):
+
+    def add(candidate: Trial) -> None:
         try:
             trial = _try(candidate, config, rows, spec, analysis, strategy)
         except (tf.errors.OpError, ValueError, NotImplementedError) as error:
@@ -118,6 +131,13 @@ def measure(config: Config, rows: inputs.Rows, spec: ModelSpec, analysis: Analys
         if trials and not trial.note:
             trial = _compared(trial, trials[0])
         trials.append(trial if trials else dataclasses.replace(trial, note="plain"))
+        log.info("plan: %s", _words(trials[-1]))
+
+    for candidate in candidates(config.train, rows, strategy.num_replicas_in_sync):
+        add(candidate)
+    if not rows.on_disk:  # where the inputs lie concerns every candidate alike: it is asked of the best one
+        best = choose(trials)
+        add(Trial(best.jit, best.precision, "streamed"))
     keras.backend.clear_session()  # names of layers count on otherwise, and a path would depend on the measuring
     return trials
 
@@ -127,20 +147,21 @@ def _try(candidate: Trial, config: Config, rows, spec: ModelSpec, analysis: Anal
     keras.config.set_dtype_policy(candidate.precision)
     keras.utils.set_random_seed(config.train.seed)
     calls = min(COMPARED, per_epoch)
-    way = {"jit": candidate.jit, "precision": candidate.precision, "steps_per_call": calls}
+    way = {"jit": candidate.jit, "precision": candidate.precision, "inputs": candidate.inputs, "steps_per_call": calls}
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, **way))
     with strategy.scope():
         model = spec.build(config.model, analysis)
         optimizer = descent.optimizer_of(config.optimizer, per_epoch, config.train.epochs, candidate.precision)
         optimizer.build(model.trainable_variables)
-    part = inputs.parts(rows, config, spec, strategy)
-    steps = step.compiled(model, optimizer, spec, config, strategy, inputs.batch(rows, config, spec))
-    loss = float(steps(part(0, calls))[0])  # traces, compiles and makes the compared updates
+    batches = inputs.Batches(rows, config, strategy)
+    steps = step.compiled(model, optimizer, spec, config, strategy)
+    loss = float(steps(batches.part(0, calls)).loss)  # traces, compiles and makes the compared updates
     spent: list[float] = []
     while sum(spent) < TRIAL_SECONDS and len(spent) < 50:
         start = time.perf_counter()
-        steps(part(0, calls))[0].numpy()
+        steps(batches.part(0, calls)).loss.numpy()
         spent.append((time.perf_counter() - start) / calls)
+    batches.close()
     pace = float(np.median(spent))
     fitting = max(1, min(int(CALL_SECONDS / pace), MOST, per_epoch))
     return dataclasses.replace(candidate, steps_per_call=fitting, milliseconds=pace * 1e3, loss=loss)
@@ -152,6 +173,12 @@ def _compared(trial: Trial, plain: Trial) -> Trial:
     if apart <= TOLERANCE[trial.precision]:  # not so for NaN
         return trial
     return dataclasses.replace(trial, note=f"losses differ by {apart:.1%}")
+
+
+def _words(trial: Trial) -> str:
+    way = f"{trial.precision}, {'XLA' if trial.jit else 'no XLA'}, {trial.inputs}"
+    pace = "" if trial.milliseconds is None else f": {trial.milliseconds:.3g} ms an update"
+    return way + pace + (f" ({trial.note})" if trial.note not in ("", "plain") else "")
 
 
 def _first_line(error: Any) -> str:

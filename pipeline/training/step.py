@@ -1,53 +1,71 @@
 """One update of the weights, and many of them in one compiled call."""
 
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
 
+from models import noise
 from models.spec import ModelSpec
 from pipeline.config import Config
 from pipeline.training import descent
-from pipeline.training.inputs import Part
+from pipeline.training.inputs import Part, batch
+
+
+class Outcome(NamedTuple):
+    """What a call of many updates tells."""
+
+    loss: Any  # mean over the updates that were made
+    norm: Any  # global norm of the last update's gradient, before clipping
+    skipped: Any  # how many updates were left out, since loss or gradient were not finite
+    bad: Any  # which update of the call was the first without a finite loss (or gradient, if it was skipped), or -1
+    shares: Any  # [batch]: what each example of that update added to its loss; NaN or inf tells which one it was
 
 
 def compiled(
-    model: keras.Model,
-    optimizer: keras.optimizers.Optimizer,
-    spec: ModelSpec,
-    config: Config,
-    strategy: tf.distribute.Strategy,
-    batch: Callable,
-) -> Callable[[Part], tuple[tf.Tensor, tf.Tensor]]:
-    """A function from a part of an epoch to (mean loss of its updates, gradient norm of the last one).
-
-    `batch` gathers inputs and target from row numbers, inside the same graph: between two updates nothing leaves it.
-    """
+    model: keras.Model, optimizer: keras.optimizers.Optimizer, spec: ModelSpec, config: Config, strategy
+) -> Callable[[Part], Outcome]:
+    """A function that makes the updates of a Part: between two of them nothing leaves its graph."""
     replicas = strategy.num_replicas_in_sync
     scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+    skips = config.train.non_finite == "skip"
 
-    def update(numbers, weights, draws, i, last) -> tuple[tf.Tensor, tf.Tensor]:
-        inputs, target = batch(numbers[i], draws[i])
-        with tf.GradientTape() as tape:
+    def update(part: Part, i, last):
+        inputs, target = batch(part, i, spec, config)
+        with tf.GradientTape() as tape, noise.drawn(config.train.seed, part.step + tf.cast(i, tf.int64), part.first):
             outputs = model(inputs, training=True)
             losses = spec.loss(target, outputs, config.model)  # [share]
-            loss = tf.reduce_sum(losses * weights[i])  # this replica's part of the mean
-            objective = loss + tf.add_n(model.losses) / replicas if model.losses else loss
+            shares = losses * tf.cast(part.weights[i], losses.dtype)  # [share]: this replica's part of the mean
+            objective = tf.reduce_sum(shares)
+            if model.losses:
+                objective += tf.add_n(model.losses) / replicas
             objective = optimizer.scale_loss(objective) if scaled else objective
         gradients = tape.gradient(objective, model.trainable_variables)
-        norm = descent.update(optimizer, gradients, model.trainable_variables, config.optimizer, last)
         if replicas > 1:
-            loss = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, loss)
-        return loss, norm
+            shares = tf.distribute.get_replica_context().all_gather(shares, 0)  # [batch]
+        finite = tf.math.is_finite(tf.reduce_sum(shares))
+        norm, finite = descent.update(
+            optimizer, gradients, model.trainable_variables, config.optimizer, last, finite if skips else None
+        )
+        return shares, norm, finite
 
-    @tf.function(jit_compile=config.train.jit)
-    def steps(numbers, weights, draws, count):
-        total, norm = tf.constant(0.0), tf.constant(0.0)
+    @tf.function(jit_compile=config.train.jit, reduce_retracing=not config.train.jit)
+    def steps(part: Part) -> Outcome:
+        kind = "float64" if keras.config.floatx() == "float64" else "float32"
+        total, norm = tf.constant(0.0, kind), tf.constant(0.0, kind)
+        skipped, bad, shares = tf.constant(0), tf.constant(-1), tf.zeros([config.train.batch_size], kind)
+        count = tf.cast(part.count, tf.int32)
         for i in tf.range(count):
-            loss, norm = strategy.run(update, args=(numbers, weights, draws, i, i == count - 1))
-            if replicas > 1:
-                loss, norm = strategy.experimental_local_results(loss)[0], strategy.experimental_local_results(norm)[0]
-            total += loss
-        return total / tf.cast(count, tf.float32), norm
+            outcome = strategy.run(update, args=(part, i, i == count - 1))
+            each, norm, finite = (strategy.experimental_local_results(value)[0] for value in outcome)  # all agree
+            loss = tf.reduce_sum(each)
+            made = finite if skips else True
+            total += tf.where(made, loss, 0.0)
+            skipped += tf.cast(tf.logical_not(made), tf.int32)
+            finite = tf.math.is_finite(loss) & made
+            shares = tf.where((bad < 0) & ~finite, each, shares)
+            bad = tf.where((bad < 0) & ~finite, i, bad)
+        return Outcome(total / tf.cast(tf.maximum(count - skipped, 1), kind), norm, skipped, bad, shares)
 
-    return lambda part: steps(part.numbers, part.weights, part.draws, part.count)
+    return steps

@@ -1,7 +1,5 @@
 """Claims about the mini-batches."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -9,6 +7,7 @@ import tensorflow as tf
 from models.analysis import load
 from models.spec import spec_of
 from pipeline.training import inputs
+from pipeline.training.rows import prepare
 from pipeline.training.strategy import strategy_of
 from tests import tiny
 
@@ -22,59 +21,82 @@ def test_an_epochs_order_is_a_permutation_that_only_seed_and_epoch_decide():
 
 
 def test_texts_of_similar_length_share_a_batch_and_every_row_still_comes_once():
-    lengths = np.random.default_rng(0).integers(1, 200, 3001)
-    order = inputs.order(0, 0, 3001, 32, lengths)
-    assert sorted(order) == list(range(3001))
-    batches = [lengths[order[i : i + 32]] for i in range(0, 3001, 32)]
+    # Lengths as those of the Large Movie Reviews, cut at 1,000: log-normal, median 174, mean 234.
+    lengths = np.clip(np.random.default_rng(0).lognormal(np.log(174), 0.77, 9001), 10, 1000).astype(int)
+    order = inputs.order(0, 0, 9001, 32, lengths)
+    assert sorted(order) == list(range(9001))
+    batches = [lengths[order[i : i + 32]] for i in range(0, 9001, 32)]
     padding = sum(len(b) * b.max() - b.sum() for b in batches) / sum(len(b) * b.max() for b in batches)
-    plain = [lengths[i : i + 32] for i in range(0, 3001, 32)]
+    plain = [lengths[i : i + 32] for i in range(0, 9001, 32)]
     unsorted = sum(len(b) * b.max() - b.sum() for b in plain) / sum(len(b) * b.max() for b in plain)
     assert padding < 0.1 < unsorted
     means = np.array([b.mean() for b in batches])
     assert (np.diff(means) < 0).mean() > 0.3  # batches are shuffled, not served from short to long
 
 
-def test_the_last_batch_is_filled_with_rows_of_weight_zero():
-    order = np.array([5, 3, 1, 0, 2, 4, 6])
-    numbers, weights = inputs.weighted_batches(order, 4)
-    assert numbers.shape == weights.shape == (2, 4)
-    np.testing.assert_allclose(weights, [[0.25] * 4, [1 / 3, 1 / 3, 1 / 3, 0]])
-    np.testing.assert_array_equal(numbers[weights > 0], order)
-    assert numbers[1].tolist() == [2, 4, 6, 5]  # with another row: batch normalisation must not see one row twice
-
-
 @pytest.fixture(scope="module")
-def image(tmp_path_factory):
+def prepared(tmp_path_factory):
     root = tmp_path_factory.mktemp("inputs")
-    directory = tiny.records_dir("image", root)
-    config, spec = tiny.config("image", root), spec_of("image")
-    return config, spec, inputs.prepare(directory, config, spec, load(directory, "image"))
+    made = {}
+    for task in ("image", "sentiment"):
+        directory, config, spec = tiny.records_dir(task, root), tiny.config(task, root), spec_of(task)
+        made[task] = config, spec, prepare(directory, config, spec, load(directory, task), root / "unused")
+    return made
 
 
-def take(image, start: int, count: int, strategy: str = "cpu", calls: int = 1, **train) -> list:
+@pytest.fixture
+def image(prepared):
+    return prepared["image"]
+
+
+def take(made, start: int, count: int, strategy: str = "cpu", **train) -> list:
     """`count` batches (inputs, target, weights) from update number `start` on, over as many epochs as that takes."""
-    config, spec, rows = image
-    config, strategy = tiny.with_train(config, steps_per_call=calls, **train), strategy_of(strategy)
-    part, batch = inputs.parts(rows, config, spec, strategy), inputs.batch(rows, config, spec)
+    config, spec, rows = made
+    config, strategy = tiny.with_train(config, **{"steps_per_call": 1, **train}), strategy_of(strategy)
+    batches = inputs.Batches(rows, config, strategy)
 
-    def one(numbers, weights, draws):
-        return *batch(numbers[0], draws[0]), weights[0]
+    def one(part):
+        return *inputs.batch(part, 0, spec, config), part.weights[0]
 
-    parts = (part(start + i, 1) for i in range(count))
-    return [strategy.run(one, args=(p.numbers, p.weights, p.draws)) for p in parts]
+    taken = [strategy.run(one, args=(batches.part(start + i, 1),)) for i in range(count)]
+    batches.close()
+    return taken
+
+
+def test_the_last_batch_of_an_epoch_is_filled_with_other_rows_of_weight_zero(image):
+    config, _, rows = image
+    batches = inputs.Batches(rows, tiny.with_train(config, batch_size=36), strategy_of("cpu"))  # 96 = 36 + 36 + 24
+    order = inputs.order(0, 1, 96, 36)
+    numbers, weights = batches.examples(5)
+    np.testing.assert_array_equal(numbers, [*order[72:], *order[:12]])  # batch norm must not see one row twice
+    np.testing.assert_allclose(weights, [1 / 24] * 24 + [0] * 12)
+    batches.close()
 
 
 def test_a_part_of_several_updates_holds_the_batches_in_order_and_has_one_shape(image):
-    config, spec, rows = image
-    config = tiny.with_train(config, steps_per_call=4)  # 96 rows in batches of 16: six updates an epoch
-    part = inputs.parts(rows, config, spec, strategy_of("cpu"))
-    numbers, weights = inputs.weighted_batches(inputs.order(0, 1, 96, 16), 16)
-    first, rest = part(6, 4), part(10, 2)
-    np.testing.assert_array_equal(first.numbers, numbers[:4])
-    np.testing.assert_array_equal(rest.numbers[:2], numbers[4:])
-    np.testing.assert_array_equal(rest.weights[:2], weights[4:])
-    assert rest.numbers.shape == first.numbers.shape
-    assert (int(first.count), int(rest.count)) == (4, 2)
+    config, _, rows = image
+    batches = inputs.Batches(rows, tiny.with_train(config, steps_per_call=4), strategy_of("cpu"))
+    order = inputs.order(0, 1, 96, 16).reshape(6, 16)
+    first, rest = batches.part(6, 4), batches.part(10, 2)
+    np.testing.assert_array_equal(first.at, order[:4])
+    np.testing.assert_array_equal(rest.at[:2], order[4:])
+    assert first.at.shape == rest.at.shape == (4, 16)
+    assert [int(first.count), int(rest.count), int(rest.step), int(rest.epoch)] == [4, 2, 10, 1]
+    batches.close()
+
+
+@pytest.mark.parametrize("calls", [1, 2, 4, 6, 50])
+def test_calls_end_with_the_epoch_and_its_last_update_is_made_alone(image, calls):
+    config, _, rows = image
+    batches = inputs.Batches(rows, tiny.with_train(config, steps_per_call=calls), strategy_of("cpu"))
+    step, made = 0, []
+    while step < 12:
+        made.append(batches.counts(step))
+        step += sum(made[-1])
+    assert max(map(max, made)) <= calls
+    ends = np.cumsum([count for counts in made for count in counts])
+    assert {5, 6, 11, 12} <= set(ends.tolist())
+    batches.close()
 
 
 def test_starting_at_update_n_gives_what_an_undisturbed_stream_gives_there(image):
@@ -84,6 +106,13 @@ def test_starting_at_update_n_gives_what_an_undisturbed_stream_gives_there(image
             np.testing.assert_array_equal(x["image"], x2["image"])
             np.testing.assert_array_equal(y, y2)
             np.testing.assert_array_equal(w, w2)
+
+
+@pytest.mark.parametrize("task", ["image", "sentiment"])
+def test_streamed_batches_are_those_in_memory(prepared, task):
+    for here, there in zip(take(prepared[task], 4, 4), take(prepared[task], 4, 4, inputs="streamed"), strict=True):
+        for one, other in zip(tf.nest.flatten(here), tf.nest.flatten(there), strict=True):
+            np.testing.assert_array_equal(one, other)
 
 
 def test_augmentation_differs_between_epochs_and_is_the_same_for_a_row_in_any_batch_size(image):
@@ -96,34 +125,40 @@ def test_augmentation_differs_between_epochs_and_is_the_same_for_a_row_in_any_ba
         )
         for row in range(96):
             np.testing.assert_array_equal(small[row], large[row])
-            changed[row] += (small[row] != rows.inputs["image"][row].numpy()).any()
+            changed[row] += (small[row] != rows.inputs["image"].values[row]).any()
     assert sum(count > 0 for count in changed.values()) > 80
 
 
-def test_two_replicas_share_a_batch_in_equal_contiguous_parts(image):
-    ((x, y, w),) = take(image, 2, 1)
-    ((x2, y2, w2),) = take(image, 2, 1, "mirrored")
-    parts = [np.concatenate([p.numpy() for p in value.values]) for value in (x2["image"], y2, w2)]
-    for whole, joined in zip((x["image"], y, w), parts, strict=True):
+@pytest.mark.parametrize("place", ["memory", "streamed"])
+@pytest.mark.parametrize("task", ["image", "sentiment"])
+def test_two_replicas_share_a_batch_in_equal_contiguous_parts_of_one_width(prepared, task, place):
+    ((x, y, w),) = take(prepared[task], 2, 1, inputs=place)
+    ((x2, y2, w2),) = take(prepared[task], 2, 1, "mirrored", inputs=place)
+    name = next(iter(x))
+    parts = [np.concatenate([p.numpy() for p in value.values]) for value in (x2[name], y2, w2)]
+    for whole, joined in zip((x[name], y, w), parts, strict=True):
         np.testing.assert_array_equal(whole, joined)
     assert len(y2.values) == 2
 
 
-def test_padding_of_a_text_batch_goes_no_further_than_its_longest_text(tmp_path):
-    directory = tiny.records_dir("sentiment", tmp_path)
-    config, spec = tiny.config("sentiment", tmp_path), spec_of("sentiment")
-    rows = inputs.prepare(directory, config, spec, load(directory, "sentiment"))
-    for x, _, _ in take((config, spec, rows), 0, 2):
+@pytest.mark.parametrize("place", ["memory", "streamed"])
+def test_padding_of_a_text_batch_goes_no_further_than_its_longest_text(prepared, place):
+    for x, _, _ in take(prepared["sentiment"], 0, 2, inputs=place, steps_per_call=3):
         tokens = x["tokens"].numpy()
         assert (tokens[:, -1] != 0).any()
 
 
-def test_a_training_label_that_is_no_class_stops_before_the_first_update(tmp_path):
-    directory = tiny.records_dir("image", tmp_path)
-    config = tiny.config("image", tmp_path)
-    analysis = dataclasses.replace(load(directory, "image"), classes=("dark", "bright"))
-    with pytest.raises(inputs.UserError, match="none of the classes"):
-        inputs.prepare(directory, config, spec_of("image"), analysis)
+def test_where_shapes_must_be_static_texts_are_padded_to_one_of_a_few_widths(prepared):
+    config, _, rows = prepared["sentiment"]
+    batches = inputs.Batches(
+        rows, tiny.with_train(config, jit=True, steps_per_call=1, batch_size=4), strategy_of("cpu")
+    )
+    longest = rows.lengths.max()
+    widths = {batches.part(step, 1).inputs["tokens"].shape[1] for step in range(24)}
+    unit = -(-longest // inputs.WIDTHS)
+    assert len(widths) > 1
+    assert all(width % unit == 0 and width < longest + unit for width in widths)
+    batches.close()
 
 
 def _images(batches) -> list[np.ndarray]:

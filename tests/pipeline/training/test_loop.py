@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import json
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -88,7 +87,7 @@ def test_a_run_stopped_in_the_middle_of_an_epoch_ends_bit_equal_to_one_that_was_
     undisturbed = loop.train(tiny.config(task, tmp_path / "a"), records[task])
     config, stop = tiny.config(task, tmp_path / "b"), StopAfter(after)
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "_stop_on_sigterm", lambda: contextlib.nullcontext(stop))
+        patch.setattr(loop, "Stopping", lambda _: contextlib.nullcontext(stop))
         with pytest.raises(UserError, match="stopped by SIGTERM") as raised:
             loop.train(config, records[task])
     assert raised.value.code == TERMINATED
@@ -127,22 +126,22 @@ def test_what_is_validated_and_exported_are_the_evaluation_weights(records, tmp_
 def test_a_stopped_run_of_averaged_weights_ends_bit_equal_too(records, tmp_path, monkeypatch):
     undisturbed = loop.train(averaged(tmp_path / "a"), records["image"])
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "_stop_on_sigterm", lambda: contextlib.nullcontext(StopAfter(3)))
+        patch.setattr(loop, "Stopping", lambda _: contextlib.nullcontext(StopAfter(3)))
         with pytest.raises(UserError, match="stopped by SIGTERM"):
             loop.train(averaged(tmp_path / "b"), records["image"])
     assert final(loop.train(averaged(tmp_path / "b"), records["image"])) == final(undisturbed)
 
 
-class StopAfter(threading.Event):
-    """A stop signal that comes after the n-th compiled call."""
+class StopAfter:
+    """SIGTERM as it looks to the loop when it comes before the n-th look."""
 
-    def __init__(self, calls: int):
-        super().__init__()
-        self.calls = calls
+    def __init__(self, looks: int):
+        self.looks = looks
 
-    def is_set(self) -> bool:
-        self.calls -= 1
-        return self.calls <= 0
+    @property
+    def requested(self) -> bool:
+        self.looks -= 1
+        return self.looks <= 0
 
 
 @pytest.mark.parametrize(

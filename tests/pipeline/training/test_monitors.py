@@ -12,6 +12,7 @@ from models.spec import spec_of
 from pipeline.training import descent, diagnosis, inputs, step
 from pipeline.training.journal import Journal
 from pipeline.training.monitors import Monitor
+from pipeline.training.rows import prepare
 from pipeline.training.strategy import strategy_of
 from tests import tiny
 
@@ -173,21 +174,19 @@ def epochs(task, root, strategy):
     config, spec, records = tiny.config(task, root), spec_of(task), root / "records" / task / "0123456789abcdef"
     records = records if records.is_dir() else tiny.records_dir(task, root)
     analysis = load(records, task)
-    rows = inputs.prepare(records, config, spec, analysis)
+    rows = prepare(records, config, spec, analysis, root / "unused")
     with strategy.scope():
         model = spec.build(config.model, analysis)
         optimizer = descent.optimizer_of(config.optimizer, 6, 2)
         optimizer.build(model.trainable_variables)
-        part = inputs.parts(rows, config, spec, strategy)
-        steps = step.compiled(model, optimizer, spec, config, strategy, inputs.batch(rows, config, spec))
-        (first, *_), targets = inputs.samples(rows, config, 1), rows.target
-        numbers = inputs.order(config.train.seed, 0, len(rows), config.train.batch_size, rows.lengths)
-        monitor = Monitor(model, spec, config, first, tf.gather(targets, numbers[: config.train.batch_size]))
+        batches = inputs.Batches(rows, config, strategy)
+        steps = step.compiled(model, optimizer, spec, config, strategy)
+        monitor = Monitor(model, spec, config, *inputs.samples(rows, config, 1)[0])
         lines = []
         for i in range(12):
             if i % 6 == 5:
                 monitor.watch()
-            steps(part(i, 1))
+            steps(batches.part(i, 1))
             if i % 6 == 5:
                 before = [v.numpy() for v in (*model.variables, *optimizer.variables)]
                 lines.append(monitor.read())

@@ -5,16 +5,18 @@ import json
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from models.analysis import load
 from models.spec import spec_of
 from pipeline import checkpoints, runs
-from pipeline.training import inputs, loop, plan
+from pipeline.training import loop, plan
 from pipeline.training.plan import Trial
+from pipeline.training.rows import Column, Rows, prepare
 from pipeline.training.strategy import strategy_of
 from tests import tiny
 
-PLAIN = Trial(False, "float32", 10, 5.0, 0.7, "plain")
+PLAIN = Trial(False, "float32", "memory", 10, 5.0, 0.7, "plain")
 
 
 @pytest.fixture(scope="module")
@@ -23,8 +25,6 @@ def records(tmp_path_factory):
 
 
 def final(run_dir) -> list[np.ndarray]:
-    import tensorflow as tf
-
     reader = tf.train.load_checkpoint(str(checkpoints.listed(run_dir / "checkpoints")[-1] / "state"))
     names = sorted(n for n in reader.get_variable_to_shape_map() if "OBJECT_GRAPH" not in n)
     return [np.asarray(reader.get_tensor(name)) for name in names]
@@ -37,6 +37,12 @@ def test_the_fastest_that_agrees_is_chosen():
     assert plan.choose([PLAIN, dataclasses.replace(fast, milliseconds=None, note="does not run: no kernel")]) == PLAIN
 
 
+def test_streaming_is_chosen_only_where_it_pays():
+    streamed = dataclasses.replace(PLAIN, inputs="streamed", milliseconds=4.9, note="")
+    assert plan.choose([PLAIN, streamed]) == PLAIN
+    assert plan.choose([PLAIN, dataclasses.replace(streamed, milliseconds=4.0)]).inputs == "streamed"
+
+
 def test_a_candidate_whose_losses_part_from_the_plain_ones_is_not_kept():
     near = dataclasses.replace(PLAIN, jit=True, loss=0.7001, note="")
     assert plan._compared(near, PLAIN).note == ""
@@ -47,8 +53,8 @@ def test_a_candidate_whose_losses_part_from_the_plain_ones_is_not_kept():
 
 def test_bfloat16_is_tried_only_where_it_is_allowed_and_xla_only_where_shapes_are_fixed():
     config = tiny.config("recommendation", "unused")
-    fixed = inputs.Rows({}, None, None)
-    ragged = inputs.Rows({}, None, np.array([1, 2]))
+    fixed = Rows({}, np.zeros(2))
+    ragged = Rows({"tokens": Column(np.zeros(3), np.array([0, 1, 3]))}, np.zeros(2))
     assert [(t.jit, t.precision) for t in plan.candidates(config.train, fixed, 1)] == [
         (False, "float32"),
         (True, "float32"),
@@ -65,7 +71,7 @@ def test_measuring_never_changes_the_trained_weights_and_its_options_repeat_the_
     config = tiny.config("recommendation", tmp_path / "a", plan="measured")
     measured = loop.train(config, records)
     chosen = json.loads((measured / "plan.json").read_text())["chosen"]
-    same = {name: chosen[name] for name in ("jit", "precision", "steps_per_call")}
+    same = {name: chosen[name] for name in ("jit", "precision", "inputs", "steps_per_call")}
     given = loop.train(tiny.config("recommendation", tmp_path / "b", plan="given", **same), records)
     for one, other in zip(final(measured), final(given), strict=True):
         np.testing.assert_array_equal(one, other)
@@ -86,7 +92,7 @@ def test_a_plan_is_measured_once_for_a_run_and_taken_from_the_cache_by_the_next(
 def test_one_call_lasts_half_a_second_at_the_most(records, tmp_path):
     config = tiny.config("recommendation", tmp_path, plan="measured")
     spec, analysis, strategy = spec_of(config.task), load(records, config.task), strategy_of("cpu")
-    rows = inputs.prepare(records, config, spec, analysis)
+    rows = prepare(records, config, spec, analysis, tmp_path / "unused")
     for trial in plan.measure(config, rows, spec, analysis, strategy):
         assert trial.steps_per_call == 1 or trial.steps_per_call * trial.milliseconds <= 500
     assert runs.newest_run(config.runs_root) is None

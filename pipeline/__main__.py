@@ -5,7 +5,9 @@ import os
 import sys
 from typing import NoReturn
 
+from pipeline.advice.proofs import KINDS
 from pipeline.arguments import parse
+from pipeline.config import Config
 from pipeline.console import quieten
 from pipeline.errors import CANNOT_WRITE, INTERRUPTED, USAGE, UserError, storage_failure
 from pipeline.presets import PRESETS
@@ -24,6 +26,8 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "gate": ("train", ("tensorflow",), "PRESET [options]: may the export go live?"),
     "push": ("train", ("tensorflow",), "PRESET [options]: the accepted export becomes the next version"),
     "report": ("report", ("jinja2", "matplotlib"), "PRESET [options]: the run as one HTML page"),
+    "verify-resume": ("train", ("tensorflow",), "PRESET [options]: does a killed run end bit-equal?"),
+    "verify-distribution": ("train", ("tensorflow",), "PRESET [options]: do N replicas equal one?"),
     "explain": (
         "data",
         ("apache_beam", "tensorflow"),
@@ -84,18 +88,18 @@ def dispatch(arguments: list[str]) -> None:
 
         demo(rest)
     else:
-        preset, config = parse(command, rest)
+        preset, config = parse(command, rest, KINDS.get(command, Config))
         quieten(tensorflow="tensorflow" in COMMANDS[command][1])
         from pipeline import stages
 
-        getattr(stages, command)(preset, config)
+        getattr(stages, command.replace("-", "_"))(preset, config)
 
 
 def usage() -> str:
-    commands = "\n".join(f"  {name:<11}{text}" for name, (_, _, text) in COMMANDS.items())
+    commands = "\n".join(f"  {name:<21}{text}" for name, (_, _, text) in COMMANDS.items())
     return (
         f"usage: minibatch COMMAND …\n\n{commands}\n\npresets: {', '.join(PRESETS)}\n\n"
-        "`minibatch run PRESET --help` lists every option; exit codes: 0 done, 2 usage, 3 refused by the gate,\n"
+        "`minibatch run PRESET --help` lists every option; exit codes: 0 done, 2 usage, 3 refused or not proved,\n"
         "65 bad data, 66 missing file, 69 unavailable, 74 cannot write, 78 changed settings, 130 Ctrl-C,\n"
         "143 stopped by SIGTERM."
     )

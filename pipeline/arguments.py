@@ -1,6 +1,8 @@
 """The words after a stage's command, `PRESET [options]`, as a Config."""
 
 import contextlib
+import dataclasses
+import inspect
 import io
 import os
 import re
@@ -12,8 +14,10 @@ from pipeline.errors import USAGE, UserError
 from pipeline.presets import PRESETS, preset_of
 
 
-def parse(command: str, arguments: list[str]) -> tuple[str, Config]:
-    """PRESET and its Config with the options given on the command line. Raises UserError(USAGE) for what is unknown."""
+def parse(command: str, arguments: list[str], kind: type[Config] = Config) -> tuple[str, Config]:
+    """PRESET and its Config with the options given on the command line. Raises UserError(USAGE) for what is unknown.
+
+    A command with options of its own has a `kind` of Config with these beside the sections."""
     import tyro
 
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -26,12 +30,13 @@ def parse(command: str, arguments: list[str]) -> tuple[str, Config]:
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said), wide(not {"-h", "--help"} & {*rest}):
+            default = preset_of(preset)
             config = tyro.cli(
-                Config,
+                kind,
                 args=rest,
-                default=preset_of(preset),
+                default=kind(**{f.name: getattr(default, f.name) for f in dataclasses.fields(Config)}),
                 prog=f"minibatch {command} {preset}",
-                description=PRESETS[preset].__doc__,
+                description=PRESETS[preset].__doc__ if kind is Config else inspect.getdoc(kind),
                 config=(tyro.conf.AvoidSubcommands,),
             )
     except SystemExit as error:

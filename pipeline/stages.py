@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from pipeline import manifest, runs
+from pipeline.advice.proofs import Distribution, Resumption
 from pipeline.config import Config
 from pipeline.errors import MISSING, Refused, UserError
 
@@ -87,6 +88,18 @@ def report(preset: str, config: Config) -> None:
     from pipeline.advice.report import report
 
     print(report(runs.existing_run(config)))
+
+
+def verify_resume(preset: str, config: Resumption) -> None:
+    from pipeline.advice.resumption import verify
+
+    verify(config, preset)
+
+
+def verify_distribution(preset: str, config: Distribution) -> None:
+    from pipeline.advice.distribution import verify
+
+    verify(config, preset)
 
 
 def _trained(config: Config) -> tuple[Path, Path]:

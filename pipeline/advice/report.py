@@ -95,17 +95,22 @@ def command(described: Json, plan: Json | None = None) -> str | None:
         return shlex.join(described["command"])
     if not described.get("preset"):
         return None
-    words = ["minibatch", "run", described["preset"]]
-    for section in SECTIONS:
-        settings = dict(described.get("config", {}).get(section, {}))
-        if section == "train" and plan:
-            settings.update(
-                {name: plan[name] for name in ("jit", "precision", "inputs", "steps_per_call")}, plan="given"
-            )
-        for name, value in settings.items():
-            if name not in ("task", "root", "cache", "fresh"):  # the preset's, and matters of the machine
-                words += _option(section, name.replace("_", "-"), value)
-    return shlex.join(words)
+    config = described.get("config", {})
+    if plan:
+        kept = {name: plan[name] for name in ("jit", "precision", "inputs", "steps_per_call")}
+        config = {**config, "train": {**config.get("train", {}), **kept, "plan": "given"}}
+    return shlex.join(["minibatch", "run", described["preset"], *words(config)])
+
+
+def words(config: Json) -> list[str]:
+    """The options that spell out every setting of a config (as config.to_json gives it) but where things lie."""
+    return [
+        word
+        for section in SECTIONS
+        for name, value in config.get(section, {}).items()
+        if name not in ("task", "root", "cache", "fresh")  # the preset's, and matters of the machine
+        for word in _option(section, name.replace("_", "-"), value)
+    ]
 
 
 def _option(section: str, name: str, value: Any) -> list[str]:

@@ -66,20 +66,34 @@ def build(options: Image, analysis: ImageAnalysis) -> keras.Model:
     image = keras.Input(shape, dtype="uint8", name="image")
     mean, variance = 255 * np.array(analysis.mean), 255**2 * np.array(analysis.variance)  # of pixels in [0, 255]
     x = layers.Normalization(mean=mean, variance=variance)(image)
+
+    def convolve(x, filters: int, padding: str = "same"):
+        return layers.Conv2D(
+            filters,
+            3,
+            padding=padding,
+            use_bias=not options.batch_norm,
+            kernel_initializer="he_normal",
+            kernel_regularizer=penalty,
+        )(x)
+
+    def activate(x):
+        if options.batch_norm:
+            x = BatchNormalization(options.sync_batch_norm, momentum=0.9, epsilon=1e-5)(x)
+        return layers.ReLU()(x)
+
+    if options.stem:
+        x = activate(convolve(x, options.stem, "valid"))
     for depth, filters in enumerate(options.filters):
-        for _ in range(options.convolutions):
-            x = layers.Conv2D(
-                filters,
-                3,
-                padding="same",
-                use_bias=not options.batch_norm,
-                kernel_initializer="he_normal",
-                kernel_regularizer=penalty,
-            )(x)
-            if options.batch_norm:
-                x = BatchNormalization(options.sync_batch_norm, momentum=0.9, epsilon=1e-5)(x)
-            x = layers.ReLU()(x)
-        x = layers.MaxPooling2D()(x) if depth < len(options.filters) - 1 else layers.GlobalAveragePooling2D()(x)
+        for number in range(options.convolutions):
+            x = convolve(x, filters)
+            if options.pool == "first" and number == 0:
+                x = layers.MaxPooling2D()(x)  # before batch norm and ReLU: a quarter of their work too
+            x = activate(x)
+        if depth == len(options.filters) - 1:
+            x = layers.GlobalAveragePooling2D()(x)
+        elif options.pool == "last":
+            x = layers.MaxPooling2D()(x)
         x = Dropout(options.dropout)(x)
     logits = layers.Dense(len(analysis.classes), kernel_regularizer=penalty, dtype=full_precision())(x)
     return keras.Model({"image": image}, logits, name="image")
@@ -101,8 +115,9 @@ class Serving(tf.Module):
         self.weights = saved_variables(model)
 
         def scores(image: tf.Tensor) -> tf.Tensor:
-            logits = model({"image": image}, training=False)  # [batch, classes]
-            return tf.cast(tf.nn.softmax(logits), tf.float32)
+            views = [image, image[:, :, ::-1]] if options.mirror else [image]
+            logits = [model({"image": view}, training=False) for view in views]  # [batch, classes] each
+            return tf.cast(tf.add_n([tf.nn.softmax(each) for each in logits]) / len(views), tf.float32)
 
         def answer(image: tf.Tensor) -> dict[str, tf.Tensor]:
             values = scores(image)

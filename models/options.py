@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 @dataclass(frozen=True)
 class Image:
-    """A convolutional classifier: stages of [convolution, batch norm, ReLU], halved in size after each stage."""
+    """A convolutional classifier: stages of [convolution, batch norm, ReLU], each of which halves the image."""
 
     task: ClassVar[str] = "image"
     height: int = 32
@@ -19,6 +19,11 @@ class Image:
     """Output channels of each stage."""
     convolutions: int = 2
     """3x3 convolutions a stage."""
+    stem: int = 0
+    """Output channels of a 3x3 convolution without padding before the first stage; 0: there is none."""
+    pool: Literal["last", "first"] = "last"
+    """Where a stage halves the image: last, after its convolutions (the last stage does not), or first, after its first
+    convolution, which leaves a quarter of the work to the others."""
     dropout: float = 0.2
     """Share of the units dropped after each stage, and before the classifier."""
     batch_norm: bool = True
@@ -35,6 +40,8 @@ class Image:
     """Training images are mirrored left to right with probability 1/2."""
     crop: int = 0
     """Training images are padded by this many pixels on each side (reflected) and cropped back at a random place."""
+    mirror: bool = False
+    """The scores served are the mean of those of an image and of its mirror image: twice the work, fewer errors."""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,9 @@
 
 import dataclasses
 
+import keras
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from models import image
@@ -84,3 +86,29 @@ def test_bytes_pixels_and_examples_of_one_image_get_the_same_scores():
     assert [label.decode() for label in by_bytes["label"].numpy()] == [
         ANALYSIS.classes[i] for i in np.argmax(by_bytes["scores"], axis=1)
     ]
+
+
+def test_a_stem_and_early_pooling_leave_the_stages_the_sizes_that_they_are_made_for():
+    options = Image(height=18, width=22, filters=(4, 8, 8), stem=5, pool="first")
+    model = image.build(options, ANALYSIS)
+    shapes = [tuple(layer.output.shape[1:]) for layer in model.layers if isinstance(layer, keras.layers.Conv2D)]
+    assert shapes == [(16, 20, 5), (16, 20, 4), (8, 10, 4), (8, 10, 8), (4, 5, 8), (4, 5, 8), (2, 2, 8)]
+
+
+def test_early_pooling_keeps_the_largest_of_each_square_of_a_stages_first_convolution():
+    options = Image(height=4, width=4, filters=(3,), convolutions=1, pool="first", batch_norm=False, dropout=0.0)
+    model, images = image.build(options, ANALYSIS), pixels(2, 4)
+    convolution, _, _, pooled = model.layers[2:6]
+    before, after = keras.Model(model.input, [convolution.output, pooled.output])({"image": images})
+    squares = np.reshape(before, (2, 2, 2, 2, 2, 3)).max(axis=(2, 4))  # [batch, row, column, channels]
+    np.testing.assert_allclose(after, np.maximum(squares, 0).mean(axis=(1, 2)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+def test_mirrored_scores_are_those_of_the_image_and_its_mirror_image_in_the_mean(mirror):
+    options, images = dataclasses.replace(OPTIONS, mirror=mirror), pixels(3)
+    model = image.build(options, ANALYSIS)
+    one, other = (tf.nn.softmax(model({"image": each})) for each in (images, images[:, :, ::-1]))
+    scores = image.Serving(model, options, ANALYSIS).functions["pixels"](tf.constant(images))["scores"]
+    np.testing.assert_allclose(scores, (one + other) / 2 if mirror else one, rtol=1e-5)
+    assert np.abs(one - other).max() > 1e-4

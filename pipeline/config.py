@@ -274,10 +274,12 @@ def check(config: Config) -> Config:
         raise UserError(f"--data.name {data.name!r}: is no name of a data set.", USAGE)
     if isinstance(model, Image):
         smallest = min(model.height, model.width)
-        if not 1 <= len(model.filters) <= smallest.bit_length():
+        left = smallest - 2 if model.stem else smallest  # pixels before the first stage
+        most = max(0, left).bit_length() - (model.pool == "first")
+        if not 1 <= len(model.filters) <= most:
             raise UserError(
-                f"--model.filters {' '.join(map(str, model.filters))}: give 1 to {smallest.bit_length()} stages; each "
-                f"but the last halves the {model.height} x {model.width} pixels.",
+                f"--model.filters {' '.join(map(str, model.filters))}: give 1 to {most} stages; each "
+                f"{'' if model.pool == 'first' else 'but the last '}halves the {model.height} x {model.width} pixels.",
                 USAGE,
             )
         if model.crop >= smallest:
@@ -325,6 +327,7 @@ _POSITIVE = (
 _NOT_NEGATIVE = (
     "model.l1",
     "model.l2",
+    "model.stem",
     "model.crop",
     "optimizer.warmup_epochs",
     "optimizer.final_fraction",

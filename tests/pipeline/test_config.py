@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,7 @@ WRONG = [
     ("digits-sample", "model.filters", ()),
     ("digits-sample", "model.filters", (8, 0)),
     ("digits-sample", "model.filters", (8,) * 6),
+    ("digits-sample", "model.stem", -1),
     ("digits-sample", "model.crop", 28),
     ("imdb", "model.vocabulary_size", 0),
     ("imdb", "model.max_tokens", -1),
@@ -145,6 +147,16 @@ def test_shares_that_leave_no_training_rows_are_refused():
 def test_a_value_at_the_edge_of_its_range_is_taken(name, value):
     config = changed(preset_of("digits-sample"), name, value)
     assert check(config) is config
+
+
+@pytest.mark.parametrize(("stem", "pool", "most"), [(0, "last", 5), (0, "first", 4), (6, "last", 4), (6, "first", 3)])
+def test_no_more_stages_are_taken_than_can_halve_17_pixels_or_the_15_that_a_stem_leaves(stem, pool, most):
+    config = preset_of("digits-sample")
+    for filters in ((8,) * most, (8,) * (most + 1)):
+        model = dataclasses.replace(config.model, height=17, width=20, stem=stem, pool=pool, filters=filters)
+        refused = pytest.raises(UserError, match=f"give 1 to {most} stages") if len(filters) > most else nullcontext()
+        with refused:
+            check(dataclasses.replace(config, model=model))
 
 
 NAMES = [

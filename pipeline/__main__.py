@@ -21,6 +21,11 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...], str]] = {
     ),
     "preprocess": ("data", ("apache_beam", "tensorflow"), "PRESET [options]: source -> records"),
     "train": ("train", ("tensorflow",), "PRESET [options]: records -> run"),
+    "launch": (
+        "train",
+        ("tensorflow",),
+        "--workers N train PRESET [options]: one model, N processes on this machine",
+    ),
     "export": ("train", ("tensorflow", "tensorflow_serving"), "PRESET [options]: run -> SavedModel"),
     "evaluate": ("train", ("tensorflow",), "PRESET [options]: test metrics of the export, with intervals and slices"),
     "gate": ("train", ("tensorflow",), "PRESET [options]: may the export go live?"),
@@ -87,6 +92,10 @@ def dispatch(arguments: list[str]) -> None:
         from pipeline.demo import main as demo
 
         demo(rest)
+    elif command == "launch":
+        from pipeline.launch import main as launch
+
+        launch(rest)
     else:
         preset, config = parse(command, rest, KINDS.get(command, Config))
         quieten(tensorflow="tensorflow" in COMMANDS[command][1])

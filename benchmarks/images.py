@@ -24,6 +24,7 @@ from models.analysis import ImageAnalysis
 from models.options import Image
 from pipeline.config import Config, Optimizer, Train
 from pipeline.training import inputs, step
+from pipeline.training.rows import Column, Rows
 from pipeline.training.strategy import strategy_of
 
 BATCH, UPDATES, ROWS, CLASSES = 64, 16, 2048, 10
@@ -55,15 +56,13 @@ class Ours:
         model = image.build(options, ImageAnalysis(names, {}, (0.5,) * 3, (0.06,) * 3))
         optimizer = custom_optimizers.Adam(1e-3)
         optimizer.build(model.trainable_variables)
-        rows = inputs.Rows({"image": tf.constant(images)}, tf.constant(labels), None)
-        strategy = strategy_of("cpu")
-        self.part = inputs.parts(rows, config, image.SPEC, strategy)
-        batch = inputs.batch(rows, config, image.SPEC)
-        self.steps = step.compiled(model, optimizer, image.SPEC, config, strategy, batch)
+        rows, strategy = Rows({"image": Column(images)}, labels), strategy_of("cpu")
+        self.batches = inputs.Batches(rows, config, strategy)
+        self.steps = step.compiled(model, optimizer, image.SPEC, config, strategy)
         keras.config.set_dtype_policy("float32")
 
     def __call__(self):
-        self.steps(self.part(0, UPDATES))[0].numpy()
+        self.steps(self.batches.part(0, UPDATES)).loss.numpy()
 
 
 class KerasFit:

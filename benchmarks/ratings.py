@@ -27,6 +27,7 @@ from models.analysis import RatingsAnalysis
 from models.options import Recommendation
 from pipeline.config import Config, Optimizer, Train
 from pipeline.training import inputs, step
+from pipeline.training.rows import Column, Rows
 from pipeline.training.strategy import strategy_of
 
 USERS, ITEMS, FACTORS, BATCH, L2, RATE = 943, 1682, 32, 128, 0.02, 0.005
@@ -73,18 +74,16 @@ class Ours:
         )
         self.model = recommendation.build(self.config.model, self.analysis)
         optimizer.build(self.model.trainable_variables)
-        features = {"user": tf.constant(data.user + 1), "item": tf.constant(data.item + 1)}
-        rows = inputs.Rows(features, tf.constant(data.rating), None)
-        spec, strategy = recommendation.SPEC, strategy_of("cpu")
-        self.part = inputs.parts(rows, self.config, spec, strategy)
-        batch = inputs.batch(rows, self.config, spec)
-        self.steps = step.compiled(self.model, optimizer, spec, self.config, strategy, batch)
+        features = {"user": Column(data.user + 1), "item": Column(data.item + 1)}
+        rows, spec, strategy = Rows(features, data.rating), recommendation.SPEC, strategy_of("cpu")
+        self.batches = inputs.Batches(rows, self.config, strategy)
+        self.steps = step.compiled(self.model, optimizer, spec, self.config, strategy)
         self.count, self.epoch = self.config.train.steps_per_call, 0
 
     def __call__(self):
-        loss, _ = self.steps(self.part(self.epoch * self.count, self.count))
+        outcome = self.steps(self.batches.part(self.epoch * self.count, self.count))
         self.epoch += 1  # another order of the rows each time, as in training
-        return loss.numpy()
+        return outcome.loss.numpy()
 
     def rmse(self, data: Ratings) -> float:
         ids = {"user": tf.constant(data.user + 1), "item": tf.constant(data.item + 1)}

@@ -25,6 +25,7 @@ from models.analysis import TextAnalysis
 from models.options import Sentiment
 from pipeline.config import Config, Optimizer, Train
 from pipeline.training import inputs, step
+from pipeline.training.rows import Column, Rows
 from pipeline.training.strategy import strategy_of
 
 VOCABULARY, TOKENS, BATCH, UNITS, UPDATES = 20_000, 256, 32, 64, 40
@@ -54,17 +55,17 @@ class Ours:
         self.model = sentiment.build(OPTIONS, analysis)
         optimizer = custom_optimizers.Adam(1e-3)
         optimizer.build(self.model.trainable_variables)
-        rows = inputs.Rows({"tokens": reviews.tokens}, tf.constant(reviews.labels), reviews.lengths)
-        spec, strategy = sentiment.SPEC, strategy_of("cpu")
-        self.part = inputs.parts(rows, config, spec, strategy)
-        self.steps = step.compiled(self.model, optimizer, spec, config, strategy, inputs.batch(rows, config, spec))
+        tokens = Column(reviews.tokens.values.numpy(), reviews.tokens.row_splits.numpy())
+        rows, spec, strategy = Rows({"tokens": tokens}, reviews.labels), sentiment.SPEC, strategy_of("cpu")
+        self.batches = inputs.Batches(rows, config, strategy)
+        self.steps = step.compiled(self.model, optimizer, spec, config, strategy)
         self.calls = len(reviews.labels) // BATCH // UPDATES
         self.done = 0
 
     def __call__(self):
         epoch, place = divmod(self.done, self.calls)
         per_epoch = self.calls * UPDATES
-        self.steps(self.part(epoch * per_epoch + place * UPDATES, UPDATES))[0].numpy()
+        self.steps(self.batches.part(epoch * per_epoch + place * UPDATES, UPDATES)).loss.numpy()
         self.done += 1
 
 

@@ -134,6 +134,13 @@ def read(path: Path, model: keras.Model, optimizer: keras.optimizers.Optimizer |
     return facts
 
 
+def arrays(path: Path) -> dict[str, np.ndarray]:
+    """Every array of one checkpoint, by name."""
+    manifest.verify(path)
+    reader = tf.train.load_checkpoint(str(path / "state"))
+    return {name: np.asarray(reader.get_tensor(name)) for name in sorted(reader.get_variable_to_shape_map())}
+
+
 def best_model(run_dir: Path, config: Config, analysis: Analysis) -> keras.Model:
     """The model of a finished run with the weights of its best epoch, on one device, in float32."""
     outcome = runs.finished(run_dir)

@@ -123,7 +123,8 @@ class Loop:
             if self.chief:
                 self.writer = held.enter_context(checkpoints.Writer(self.root, self.options.keep))
                 self.progress = held.enter_context(Progress(self.total, self.options.batch_size, self.standing.step))
-                self.journal = held.enter_context(self._journal())
+                self.journal = self._journal()
+                held.callback(lambda: self.journal.close())  # whichever it is then
             held.callback(self.batches.close)
             if self.options.non_finite == "rollback" and self.standing.step == 0:
                 self._save()  # something to go back to
@@ -225,10 +226,11 @@ class Loop:
     def _roll_back(self, left_out: list[list[int]]) -> None:
         if self.chief:
             self.writer.close()
-        standing = self._restored()
-        assert standing is not None, "a run that may be rolled back writes a checkpoint before its first update"
-        self.standing = standing
-        standing.left_out = left_out
+        restored = self._restored()
+        assert restored is not None, "a run that may be rolled back writes a checkpoint before its first update"
+        if self.standing.validated * self.per_epoch > restored.step:  # the newest checkpoint was damaged
+            self.standing = restored
+        self.standing.step, self.standing.left_out = restored.step, left_out
         if self.chief:
             self.journal.close()
             self.journal = self._journal()

@@ -1,0 +1,95 @@
+"""Claims about losses and gradients that are not finite."""
+
+import dataclasses
+import logging
+
+import numpy as np
+import pytest
+
+from pipeline import checkpoints, runs
+from pipeline.config import Optimizer
+from pipeline.errors import UserError
+from pipeline.training import loop
+from pipeline.training.journal import read
+from pipeline.training.rows import prepare
+from tests import tiny
+
+POISONED = 7
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory):
+    return tiny.records_dir("recommendation", tmp_path_factory.mktemp("failure"))
+
+
+@pytest.fixture
+def poisoned(monkeypatch):
+    """One training row has a rating that is no number."""
+
+    def poison(*arguments):
+        rows = prepare(*arguments)
+        target = rows.target.copy()
+        target[POISONED] = np.nan
+        return dataclasses.replace(rows, target=target)
+
+    monkeypatch.setattr(loop, "prepare", poison)
+
+
+def train(records, root, name: str = "adam", rate: float = 0.01, **options):
+    rule = Optimizer(name=name, learning_rate=rate)
+    return loop.train(dataclasses.replace(tiny.config("recommendation", root, **options), optimizer=rule), records)
+
+
+def arrays(run_dir):
+    return checkpoints.arrays(checkpoints.listed(run_dir / "checkpoints")[-1])
+
+
+def test_by_default_the_run_stops_and_names_the_example(poisoned, records, tmp_path):
+    with pytest.raises(
+        UserError, match=r"the loss is nan at update \d+; it comes from example train-7; look"
+    ) as raised:
+        train(records, tmp_path, steps_per_call=1)
+    assert "\n" not in str(raised.value)
+    update = int(str(raised.value).split("update ")[1].split(";")[0])
+    assert max(line["step"] for line in read(runs.newest_run(tmp_path / "runs/tiny-recommendation"))) == update - 1
+
+
+@pytest.mark.parametrize("name", ["adam", "lazy_adam", "lion"])  # ours; ours, sparse; Keras' own
+@pytest.mark.parametrize("strategy", ["cpu", "mirrored"])
+def test_a_skipped_update_leaves_no_trace(name, strategy, poisoned, records, tmp_path, caplog):
+    with caplog.at_level(logging.WARNING):
+        run_dir = train(records, tmp_path, name, strategy=strategy, non_finite="skip")
+    assert runs.finished(run_dir)["skipped"] == 2  # once an epoch
+    assert caplog.text.count("it comes from example train-7; the update was skipped") == 2
+    last = arrays(run_dir)
+    assert all(np.isfinite(array).all() for array in last.values() if array.dtype.kind == "f")
+    assert next(int(a) for n, a in last.items() if n.startswith("optimizer/") and "iteration" in n) == 10
+
+
+def test_skipping_does_not_change_what_is_finite(records, tmp_path):
+    plain, guarded = train(records, tmp_path / "a"), train(records, tmp_path / "b", non_finite="skip")
+    for (name, one), other in zip(arrays(plain).items(), arrays(guarded).values(), strict=True):
+        np.testing.assert_array_equal(one, other, err_msg=name)
+
+
+def test_rolled_back_a_run_goes_on_without_the_updates_of_that_call_and_again_the_same(poisoned, records, tmp_path):
+    ends = []
+    for root in ("a", "b"):
+        run_dir = train(records, tmp_path / root, non_finite="rollback", steps_per_call=2, epochs=3)
+        ends.append(arrays(run_dir))
+        assert runs.finished(run_dir)["left_out"] == 6
+        steps = [line["step"] for line in read(run_dir) if line["split"] == "train"]
+        assert steps == sorted(set(steps))
+        assert all(np.isfinite(array).all() for array in ends[-1].values() if array.dtype.kind == "f")
+    for one, other in zip(*map(dict.values, ends), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("policy", ["skip", "rollback"])
+def test_weights_that_have_left_all_bounds_end_the_run_under_every_policy(policy, records, tmp_path):
+    with pytest.raises(UserError, match=r"lower --optimizer\.learning-rate"):
+        train(records, tmp_path, "sgd", 1e18, non_finite=policy, epochs=50, patience=50)
+    run_dir = runs.newest_run(tmp_path / "runs/tiny-recommendation")
+    for path in checkpoints.listed(run_dir / "checkpoints"):
+        weights = {n: a for n, a in checkpoints.arrays(path).items() if n.startswith("model/")}
+        assert all(np.isfinite(array).all() for array in weights.values() if array.dtype.kind == "f")

@@ -34,10 +34,10 @@ class Monitor:
     and looks at the first replica's copy of the weights.
     """
 
-    def __init__(self, model: keras.Model, spec: ModelSpec, config: Config, inputs: dict[str, Any], target: tf.Tensor):
+    def __init__(self, model: keras.Model, spec: ModelSpec, config: Config, inputs: dict[str, Any], target: Any):
         self._model, self._spec, self._options = model, spec, config.model
-        self._inputs = {name: value[:EXAMPLES] for name, value in inputs.items()}
-        self._target = target[:EXAMPLES]
+        self._inputs = {name: tf.convert_to_tensor(value[:EXAMPLES]) for name, value in inputs.items()}
+        self._target = tf.convert_to_tensor(target[:EXAMPLES])
         self._weights = [_first_copy(variable) for variable in model.trainable_variables]
         self._before: list[np.ndarray] = []
         self._look = tf.function(self._differentiate, jit_compile=False)
@@ -83,7 +83,8 @@ class Monitor:
 
 
 def _first_copy(variable: keras.Variable) -> tf.Variable:
-    return tf.distribute.get_strategy().experimental_local_results(variable.value)[0]
+    """Of a variable with a copy on each replica, the one on the first."""
+    return getattr(variable.value, "values", [variable.value])[0]
 
 
 def _norm(values: Any) -> float:

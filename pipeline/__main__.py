@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...], str]] = {
         ("tensorflow",),
         "--workers N train PRESET [options]: one model, N processes on this machine",
     ),
+    "job": ("train", (), "gke|vertex|tpu-vm PRESET …: the file that starts a training job there"),
     "export": ("train", ("tensorflow", "tensorflow_serving"), "PRESET [options]: run -> SavedModel"),
     "evaluate": ("train", ("tensorflow",), "PRESET [options]: test metrics of the export, with intervals and slices"),
     "gate": ("train", ("tensorflow",), "PRESET [options]: may the export go live?"),
@@ -96,6 +97,10 @@ def dispatch(arguments: list[str]) -> None:
         from pipeline.launch import main as launch
 
         launch(rest)
+    elif command == "job":
+        from pipeline.training.jobs import main as job
+
+        job(rest, parse)
     else:
         preset, config = parse(command, rest, KINDS.get(command, Config))
         quieten(tensorflow="tensorflow" in COMMANDS[command][1])

@@ -23,8 +23,8 @@ class Resumption(Config):
 class Distribution(Config):
     """Makes the same updates on one device and on several, and compares: N replicas must equal one.
 
-    The devices are parts of this machine's CPU, the batch is the same, and so is everything random. Exit code 0 if the
-    losses agree, 3 with the likely cause otherwise. Nothing is written.
+    The devices are parts of this machine's CPU, the batch is the same, and so is everything random. Exit code 0 if losses
+    and gradients agree, 3 with the likely cause otherwise. Nothing is left behind.
     """
 
     replicas: int = 2
@@ -33,7 +33,7 @@ class Distribution(Config):
     """Updates that are compared; --data.limit and --train.batch-size decide how many make an epoch, whose last batch is
     smaller."""
     bar: float = 1e-6
-    """Largest relative difference of a loss."""
+    """Largest relative difference of a loss, or of a gradient's norm."""
 
 
 KINDS: dict[str, type[Config]] = {"verify-resume": Resumption, "verify-distribution": Distribution}

@@ -167,6 +167,7 @@ def test_of_a_table_only_the_rows_that_are_read_count():
 
 def trained(task, root, **options):
     """The journal's monitor lines and the last checkpoint's arrays of a run of two epochs."""
+    keras.backend.clear_session()  # layers are numbered on through the life of a process
     run = train(tiny.config(task, root, **options), tiny.records_dir(task, root))
     reader = tf.train.load_checkpoint(str(checkpoints.listed(run / "checkpoints")[-1] / "state"))
     arrays = {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}

@@ -5,6 +5,7 @@ seed generators (dropout) are variables of the model but not of its graph, so `t
 them and a resumed run would differ. `tf.train.load_checkpoint(directory / "state")` reads it without this package.
 """
 
+import contextlib
 import logging
 import re
 import time
@@ -75,11 +76,6 @@ def write(root: Path, step: int, arrays: dict[str, np.ndarray], facts: dict[str,
             )
         draft.facts.update(facts, step=step)
     return destination
-
-
-def save(root, step, model, optimizer, facts, evaluated=None) -> Path:
-    """`snapshot` and `write` in one."""
-    return write(root, step, snapshot(model, optimizer, evaluated), facts)
 
 
 def restore(root: Path, model: keras.Model, optimizer: keras.optimizers.Optimizer | None) -> dict[str, Any] | None:
@@ -156,10 +152,19 @@ def listed(root: Path) -> list[Path]:
 
 
 def prune(root: Path, keep: int, best: str | None) -> None:
-    """Removes all but the `keep` newest checkpoints and the one named `best`."""
-    for path in listed(root)[:-keep]:
-        if path.name != best:
+    """Removes all but the `keep` newest checkpoints, the one named `best`, and those that the newest call the best: a
+    run may have to go on from any of them."""
+    older, newest = listed(root)[:-keep], listed(root)[-keep:]
+    kept = {best}
+    for path in newest:
+        with contextlib.suppress(UserError):
+            kept.add(manifest.read(path).get("best"))
+    for path in older:
+        if path.name not in kept:
             manifest.remove(path)
+
+
+_Submitted = tuple[int, dict[str, np.ndarray], dict[str, Any]]
 
 
 class Writer:
@@ -176,8 +181,7 @@ class Writer:
         """Seconds that `submit` waited for the checkpoint before."""
         self._thread = ThreadPoolExecutor(1, "checkpoints")
         self._pending: Future[None] | None = None
-        self._owed: tuple[int, dict[str, np.ndarray], dict[str, Any]] | None = None
-        self._failures = 0
+        self._failed: list[_Submitted] = []  # since the last success: at most ATTEMPTS
         self._failure: UserError | None = None
 
     def __enter__(self) -> "Writer":
@@ -195,15 +199,18 @@ class Writer:
             self._thread.shutdown()
 
     def submit(self, step: int, arrays: dict[str, np.ndarray], facts: dict[str, Any], best: str | None) -> None:
-        """Hands over a snapshot, which nobody may change from now on, to be written as `root/<step>`; then all but the
-        `keep` newest and `best` go. Raises what the one before failed with: UserError(CANNOT_WRITE) after ATTEMPTS
-        failures in a row, anything that is not the disk's fault at once."""
+        """Hands over a snapshot, which nobody may change from now on, to be written as `root/<step>` with the name of
+        the `best` one among its facts; then what `prune` need not keep goes.
+
+        Raises what the one before failed with: UserError(CANNOT_WRITE) after ATTEMPTS failures in a row of the disk,
+        any other error at once.
+        """
         start = time.perf_counter()
         self._wait()
         self.stalled += time.perf_counter() - start
-        if self._failure is not None and self._failures >= ATTEMPTS:
-            raise UserError(f"{self._failures} checkpoints in a row failed. {self._failure}", CANNOT_WRITE)
-        self._pending = self._thread.submit(self._commit, step, arrays, facts, best)
+        if self._failure is not None and len(self._failed) >= ATTEMPTS:
+            raise UserError(f"{ATTEMPTS} checkpoints in a row failed. {self._failure}", CANNOT_WRITE)
+        self._pending = self._thread.submit(self._commit, (step, arrays, {**facts, "best": best}))
 
     def close(self) -> None:
         """Waits until the last checkpoint is on the disk. Raises UserError(CANNOT_WRITE) where it could not be
@@ -218,24 +225,22 @@ class Writer:
             pending, self._pending = self._pending, None
             pending.result()
 
-    def _commit(self, step: int, arrays: dict[str, np.ndarray], facts: dict[str, Any], best: str | None) -> None:
+    def _commit(self, new: _Submitted) -> None:
+        best = new[2]["best"]
         try:
-            if self._owed is not None:  # the best one could not be written: no later one may name it before it is there
-                write(self.root, *self._owed)
-                self._owed = None
-            manifest.verify(write(self.root, step, arrays, facts))
+            for submitted in self._failed:  # which of them is the best is known only later; then it must be there
+                if best == f"{submitted[0]:09d}":
+                    write(self.root, *submitted)
+            manifest.verify(write(self.root, *new))
             prune(self.root, self.keep, best)
         except Exception as error:
-            reason = storage_failure(error)
-            if reason is None and not isinstance(error, UserError):
+            if storage_failure(error) is None and not isinstance(error, UserError):
                 raise
-            self._failure = error if isinstance(error, UserError) else UserError(f"{error}.", CANNOT_WRITE)
-            self._failures += 1
-            if best == f"{step:09d}":
-                self._owed = step, arrays, facts
-            log.warning("checkpoint %09d was not written, the ones before it stay: %s", step, self._failure)
+            self._failed.append(new)
+            self._failure = UserError(str(error), CANNOT_WRITE)
+            log.warning("checkpoint %09d was not written, the ones before it stay: %s", new[0], error)
         else:
-            self._failures, self._failure = 0, None
+            self._failed, self._failure = [], None
 
 
 def _named(part: str, variables: Iterable[keras.Variable]) -> dict[str, keras.Variable]:

@@ -46,6 +46,7 @@ def committing(destination: Path, exist_ok: bool = False) -> Iterator[Draft]:
     """
     destination = Path(destination)
     temporary = _temporary(destination.parent)
+    new = [folder for folder in temporary.parents if not folder.exists()]
     try:
         temporary.mkdir(parents=True)
         draft = Draft(temporary)
@@ -55,8 +56,9 @@ def committing(destination: Path, exist_ok: bool = False) -> Iterator[Draft]:
         _write_synced(temporary / NAME, json.dumps({**manifest, SEAL: _seal(manifest)}, indent=1, sort_keys=True))
         for folder in [temporary, *(p for p in temporary.rglob("*") if p.is_dir())]:
             _sync(folder)
+        for folder in new:
+            _sync(folder.parent)
         _rename(temporary, destination, exist_ok)
-        _sync(destination.parent)
     except UserError:
         raise
     except Exception as error:  # TensorFlow's for a full disk is no OSError
@@ -132,7 +134,7 @@ def remove(directory: Path) -> None:
 
 
 def sweep(parent: Path, alone: bool = False) -> list[Path]:
-    """Removes what killed processes of this host left under `parent`; returns what it removed.
+    """Removes the drafts that killed processes of this host left in `parent`; returns what it removed.
 
     `alone`: the caller holds a lock on `parent`, so that every draft there is a dead one's, whatever its host and
     process: in a container the next process has another host name, or the same number.
@@ -142,7 +144,7 @@ def sweep(parent: Path, alone: bool = False) -> list[Path]:
     for path in Path(parent).glob(".tmp-*"):
         process = path.name.removeprefix(prefix).split("-")[0]
         if alone or (path.name.startswith(prefix) and process.isdigit() and not _alive(int(process))):
-            shutil.rmtree(path, ignore_errors=True)
+            path.unlink(missing_ok=True) if path.is_file() else shutil.rmtree(path, ignore_errors=True)
             removed.append(path)
     return removed
 
@@ -167,7 +169,7 @@ def code_fingerprint(*places: str) -> str:
 
 def write_file(path: Path, text: str) -> None:
     """Replaces a single file atomically: a reader sees the old text or the new."""
-    temporary = path.parent / f".{path.name}.{os.getpid()}"
+    temporary = _temporary(path.parent)
     try:
         _write_synced(temporary, text)
         os.replace(temporary, path)
@@ -203,6 +205,7 @@ def _describe(directory: Path, rows: dict[str, int]) -> dict[str, dict[str, Any]
 
 
 def _rename(source: Path, destination: Path, exist_ok: bool) -> None:
+    """Returns when the rename is on the disk; undoes one that the disk refuses to note."""
     try:
         os.rename(source, destination)  # onto a file or a folder that is not empty this fails: nothing is overwritten
     except OSError as error:
@@ -210,6 +213,12 @@ def _rename(source: Path, destination: Path, exist_ok: bool) -> None:
             raise
         if not (exist_ok and is_committed(destination)):
             raise UserError(f"{destination} exists already; it is never overwritten.", CANNOT_WRITE) from None
+        return
+    try:
+        _sync(destination.parent)
+    except OSError:
+        os.rename(destination, source)
+        raise
 
 
 def _write_synced(path: Path, text: str) -> None:
@@ -223,6 +232,9 @@ def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL or not path.is_dir():  # some network disks keep folders safe unasked
+            raise
     finally:
         os.close(descriptor)
 

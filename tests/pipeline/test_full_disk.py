@@ -1,9 +1,10 @@
-"""Claims about disks that are full, read-only or not ours: one line with the path, and nothing half written."""
+"""Claims about disks that are full, read-only, failing or not ours: one line with the path, nothing half written."""
 
 import errno
 import os
 import subprocess
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import tensorflow as tf
 
 from pipeline import manifest
 from pipeline.errors import CANNOT_WRITE, UserError, storage_failure
+from tests import faults
 
 
 def commit(destination: Path, write: Callable[[Path], object]) -> None:
@@ -67,12 +69,12 @@ def test_memory_that_runs_out_is_not_told_as_a_full_disk(tmp_path):
         commit(tmp_path / "made", half(error))
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO])
 @pytest.mark.parametrize("step", ["mkdir", "fsync", "rename"])
 def test_a_disk_that_refuses_any_step_is_one_line_with_the_path(tmp_path, monkeypatch, number, step):
     monkeypatch.setattr(os, step, fails(OSError(number, os.strerror(number))))
     with pytest.raises(UserError) as raised:
-        commit(tmp_path / "made", lambda folder: (folder / "rows").write_text("1"))
+        commit(tmp_path / "made", rows())
     assert raised.value.code == CANNOT_WRITE
     assert f"Cannot write {tmp_path / 'made'}: {os.strerror(number)}." in str(raised.value)
 
@@ -108,6 +110,104 @@ def test_other_errors_are_no_storage_failure(error):
     assert storage_failure(error) is None
 
 
+def rows(text: str = "1"):
+    return lambda folder: (folder / "rows").write_text(text)
+
+
+def failing_at(place: Path, number: int):
+    """An fsync that fails for one file or folder."""
+    fsync = os.fsync
+
+    def sync(descriptor: int) -> None:
+        if os.readlink(f"/proc/self/fd/{descriptor}") == str(place):
+            raise OSError(number, os.strerror(number))
+        fsync(descriptor)
+
+    return sync
+
+
+def test_an_fsync_that_fails_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(manifest.os, "fsync", fails(OSError(errno.EIO, "I/O error")))
+    with pytest.raises(UserError, match="made: Input/output error") as raised:
+        commit(tmp_path / "made", rows())
+    assert raised.value.code == CANNOT_WRITE
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_rename_that_the_disk_does_not_note_is_undone(tmp_path, monkeypatch):
+    monkeypatch.setattr(manifest.os, "fsync", failing_at(tmp_path, errno.EIO))
+    with pytest.raises(UserError, match="Nothing was changed"):
+        commit(tmp_path / "made", rows())
+    assert os.listdir(tmp_path) == []
+
+
+def test_but_never_what_another_process_committed(tmp_path, monkeypatch):
+    commit(tmp_path / "made", rows("first"))
+    monkeypatch.setattr(manifest.os, "fsync", failing_at(tmp_path, errno.EIO))
+    with manifest.committing(tmp_path / "made", exist_ok=True) as draft:
+        rows("second")(draft.path)
+    assert (tmp_path / "made" / "rows").read_text() == "first"
+
+
+def test_a_file_system_that_cannot_sync_folders_is_good_enough_but_files_must_be_synced(tmp_path, monkeypatch):
+    fsync = os.fsync
+
+    def sync(descriptor: int) -> None:
+        if os.path.isdir(f"/proc/self/fd/{descriptor}") or refuse_all:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        fsync(descriptor)
+
+    refuse_all = False
+    monkeypatch.setattr(manifest.os, "fsync", sync)
+    commit(tmp_path / "made", rows())
+    manifest.verify(tmp_path / "made")
+    refuse_all = True
+    with pytest.raises(OSError, match="Invalid argument"):
+        commit(tmp_path / "other", rows())
+    assert os.listdir(tmp_path) == ["made"]
+
+
+def test_folders_above_that_are_new_are_on_the_disk_before_the_rename(tmp_path, monkeypatch):
+    events, rename = [], os.rename
+    monkeypatch.setattr(manifest.os, "fsync", lambda fd: events.append(os.readlink(f"/proc/self/fd/{fd}")))
+    monkeypatch.setattr(manifest.os, "rename", lambda a, b: (events.append("rename"), rename(a, b)))
+    commit(tmp_path / "runs" / "0001" / "made", rows())
+    assert {str(tmp_path), str(tmp_path / "runs")} <= set(events[: events.index("rename")])
+
+
+def test_any_error_at_any_call_of_a_commit_leaves_all_or_nothing(tmp_path):
+    for kind, error in faults.ERRORS.items():
+        for n in range(1, 30):
+            parent = tmp_path / f"{kind}-{n}" / "new"
+            told: Exception | None = None
+            with faults.at(n, error) as calls:
+                try:
+                    commit(parent / "made", rows())
+                except (UserError, OSError) as raised:
+                    told = raised
+            if told is None:
+                manifest.verify(parent / "made")
+                assert os.listdir(parent) == ["made"]
+            else:
+                assert kind == "EINTR" or getattr(told, "code", 0) == CANNOT_WRITE
+                assert not parent.exists() or os.listdir(parent) == []
+        assert len(calls.names) < 29
+
+
+def test_any_error_at_any_call_leaves_a_single_file_old_or_new(tmp_path):
+    for kind, error in faults.ERRORS.items():
+        for n in range(1, 12):
+            path = tmp_path / f"{kind}-{n}" / "training.json"
+            path.parent.mkdir()
+            path.write_text("old")
+            with faults.at(n, error) as calls, suppress(OSError):
+                manifest.write_file(path, "new")
+            assert path.read_text() in ("old", "new")
+            manifest.sweep(path.parent, alone=True)
+            assert os.listdir(path.parent) == ["training.json"]
+        assert len(calls.names) < 11
+
+
 WRITERS: dict[str, Callable[[Path], object]] = {
     "file": lambda folder: (folder / "file").write_bytes(bytes(10**6)),
     "records": lambda folder: shard(folder / "shard"),
@@ -133,7 +233,7 @@ def test_a_real_small_or_read_only_disk_is_one_line_and_keeps_what_was_committed
         pytest.skip("mounting is not allowed here")
     try:
         if writable:
-            commit(disk / "whole", lambda folder: (folder / "rows").write_text("1"))
+            commit(disk / "whole", rows())
         with pytest.raises(UserError, match=r"No space left" if writable else r"Read-only") as raised:
             commit(disk / "made", WRITERS[kind])
         assert raised.value.code == CANNOT_WRITE

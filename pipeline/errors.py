@@ -38,15 +38,15 @@ class Corrupt(UserError):
 
 
 def storage_failure(error: BaseException) -> str | None:
-    """The system's words ("No space left on device") if `error` means that a disk is full, read-only or not ours to
-    use; None for any other error.
+    """The system's words ("No space left on device") if `error` means that a disk is full, failing, read-only or not
+    ours to use; None for any other error.
 
     TensorFlow and HDF5 raise types of their own, so that their text has to be read.
     """
-    full = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-    if isinstance(error, OSError) and error.errno in (*full, *_FORBIDDEN):
+    if isinstance(error, OSError) and error.errno in (*_REFUSED, *_FORBIDDEN):
         return os.strerror(error.errno)
-    return next((os.strerror(number) for number in full if os.strerror(number) in str(error)), None)
+    return next((os.strerror(number) for number in _REFUSED if os.strerror(number) in str(error)), None)
 
 
+_REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ENAMETOOLONG)

@@ -56,9 +56,10 @@ class Ours:
         model = image.build(options, ImageAnalysis(names, {}, (0.5,) * 3, (0.06,) * 3))
         optimizer = custom_optimizers.Adam(1e-3)
         optimizer.build(model.trainable_variables)
-        rows, strategy = Rows({"image": Column(images)}, labels), strategy_of("cpu")
-        self.batches = inputs.Batches(rows, config, strategy)
-        self.steps = step.compiled(model, optimizer, image.SPEC, config, strategy)
+        self.rows, self.config, self.spec = Rows({"image": Column(images)}, labels), config, image.SPEC
+        strategy = strategy_of("cpu")
+        self.batches = inputs.Batches(self.rows, config, strategy)
+        self.steps = step.compiled(model, optimizer, self.spec, config, strategy)
         keras.config.set_dtype_policy("float32")
 
     def __call__(self):

@@ -55,7 +55,7 @@ class Ratings:
 class Ours:
     """The loop's own input and step on the model of models/recommendation.py, compiled with XLA."""
 
-    def __init__(self, data: Ratings, optimizer, l2: float = L2):
+    def __init__(self, data: Ratings, optimizer, l2: float = L2, calls: int | None = None):
         names = tuple(map(str, range(max(USERS, ITEMS))))
         self.analysis = RatingsAnalysis(
             users=names[:USERS],
@@ -70,14 +70,15 @@ class Ours:
         self.config = Config(
             model=Recommendation(factors=FACTORS, l2=l2),
             optimizer=Optimizer(),
-            train=Train(batch_size=BATCH, jit=True, steps_per_call=-(-len(data.rating) // BATCH)),
+            train=Train(batch_size=BATCH, jit=True, steps_per_call=calls or -(-len(data.rating) // BATCH)),
         )
         self.model = recommendation.build(self.config.model, self.analysis)
         optimizer.build(self.model.trainable_variables)
         features = {"user": Column(data.user + 1), "item": Column(data.item + 1)}
-        rows, spec, strategy = Rows(features, data.rating), recommendation.SPEC, strategy_of("cpu")
-        self.batches = inputs.Batches(rows, self.config, strategy)
-        self.steps = step.compiled(self.model, optimizer, spec, self.config, strategy)
+        self.rows, self.spec = Rows(features, data.rating), recommendation.SPEC
+        strategy = strategy_of("cpu")
+        self.batches = inputs.Batches(self.rows, self.config, strategy)
+        self.steps = step.compiled(self.model, optimizer, self.spec, self.config, strategy)
         self.count, self.epoch = self.config.train.steps_per_call, 0
 
     def __call__(self):

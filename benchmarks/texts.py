@@ -56,9 +56,10 @@ class Ours:
         optimizer = custom_optimizers.Adam(1e-3)
         optimizer.build(self.model.trainable_variables)
         tokens = Column(reviews.tokens.values.numpy(), reviews.tokens.row_splits.numpy())
-        rows, spec, strategy = Rows({"tokens": tokens}, reviews.labels), sentiment.SPEC, strategy_of("cpu")
-        self.batches = inputs.Batches(rows, config, strategy)
-        self.steps = step.compiled(self.model, optimizer, spec, config, strategy)
+        self.rows, self.config, self.spec = Rows({"tokens": tokens}, reviews.labels), config, sentiment.SPEC
+        strategy = strategy_of("cpu")
+        self.batches = inputs.Batches(self.rows, config, strategy)
+        self.steps = step.compiled(self.model, optimizer, self.spec, config, strategy)
         self.calls = len(reviews.labels) // BATCH // UPDATES
         self.done = 0
 

@@ -19,6 +19,7 @@ from pipeline.config import Config
 from pipeline.training.rows import Rows
 
 WINDOW = 64  # batches among which texts are sorted by length, so that a batch holds texts of similar length
+SHUFFLED, BLOCK = 2**20, 2**12  # rows that are shuffled at once, and neighbours that stay together until then
 WIDTHS = 8  # how many widths texts are padded to where shapes must be static
 
 
@@ -26,7 +27,7 @@ def order(seed: int, epoch: int, rows: int, batch: int, lengths: np.ndarray | No
     """Row numbers of an epoch, [rows]: a permutation. With lengths, windows of it are sorted by length and the batches
     shuffled, so that padding is small and the order still differs in each epoch."""
     random = np.random.Generator(np.random.PCG64([seed, epoch]))
-    permutation = random.permutation(np.arange(rows, dtype=np.int32 if rows < 2**31 else np.int64))
+    permutation = _shuffled(random, rows)
     if lengths is None:
         return permutation
     window = batch * WINDOW
@@ -35,6 +36,20 @@ def order(seed: int, epoch: int, rows: int, batch: int, lengths: np.ndarray | No
     full = rows // batch * batch  # the short batch stays last
     batches = ordered[:full].reshape(-1, batch)
     return np.concatenate([batches[random.permutation(len(batches))].ravel(), ordered[full:]])
+
+
+def _shuffled(random: np.random.Generator, rows: int) -> np.ndarray:
+    """A permutation of the row numbers: any one of up to SHUFFLED rows. Of more, blocks of neighbours are brought into
+    any order, and then as many rows shuffled at a time: one by one, rows would come from all over memory or disk, and
+    each would cost more the more there are. Beam has shuffled the neighbours already."""
+    numbers = np.arange(rows, dtype=np.int32 if rows < 2**31 else np.int64)
+    if rows > SHUFFLED:
+        blocks = random.permutation(-(-rows // BLOCK)).astype(numbers.dtype)
+        numbers = (blocks[:, None] * BLOCK + np.arange(BLOCK, dtype=numbers.dtype)).ravel()
+        numbers = numbers[numbers < rows]
+    for start in range(0, rows, SHUFFLED):
+        random.shuffle(numbers[start : start + SHUFFLED])
+    return numbers
 
 
 class Ragged(NamedTuple):

@@ -20,6 +20,18 @@ def test_an_epochs_order_is_a_permutation_that_only_seed_and_epoch_decide():
     assert (first != inputs.order(4, 1, 100, 16)).any()
 
 
+def test_more_rows_than_are_shuffled_at_once_still_come_each_once_and_from_everywhere(monkeypatch):
+    monkeypatch.setattr(inputs, "SHUFFLED", 4096)
+    monkeypatch.setattr(inputs, "BLOCK", 64)
+    first, second = inputs.order(0, 0, 20_001, 32), inputs.order(0, 1, 20_001, 32)
+    assert sorted(first) == list(range(20_001))
+    assert (first != second).mean() > 0.99
+    head = first[:4096]
+    assert np.histogram(head, 8, (0, 20_001))[0].min() > 200  # of 512 if it were even
+    assert np.abs(np.diff(head)).mean() > 4000  # neighbours in the order are none in the records
+    assert len(np.intersect1d(head, second[:4096])) < 2000
+
+
 def test_texts_of_similar_length_share_a_batch_and_every_row_still_comes_once():
     # Lengths as those of the Large Movie Reviews, cut at 1,000: log-normal, median 174, mean 234.
     lengths = np.clip(np.random.default_rng(0).lognormal(np.log(174), 0.77, 9001), 10, 1000).astype(int)

@@ -43,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
         "workers": "machines (default: 1)",
         "machine": "machine type",
         "accelerator": "GPU or TPU type, as the platform spells it",
-        "accelerators": "how many GPUs or TPU chips a machine",
+        "accelerators": "how many of them each machine has (default: 1)",
         "topology": "of a TPU slice on one host, like 2x4",
         "zone": "for tpu-vm",
         "account": "service account that may read and write the bucket",

@@ -55,7 +55,7 @@ def indexed_job(job: Job) -> dict[str, Any]:
 
 
 def _pod(job: Job) -> dict[str, Any]:
-    chips = {"google.com/tpu" if job.topology else "nvidia.com/gpu": job.accelerators} if job.accelerators else {}
+    chips = {"google.com/tpu" if job.topology else "nvidia.com/gpu": job.accelerators} if job.accelerator else {}
     nodes = {"node.kubernetes.io/instance-type": job.machine} if job.machine else {}
     if job.topology:
         nodes["cloud.google.com/gke-tpu-accelerator"] = job.accelerator

@@ -1,5 +1,6 @@
 """What a training job on rented machines is made of, whichever platform runs it."""
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -42,8 +43,8 @@ class Job:
     """Machine type; needed on Vertex AI."""
     accelerator: str = ""
     """GPU or TPU type, as the platform spells it."""
-    accelerators: int = 0
-    """GPUs, or TPU chips, on each machine."""
+    accelerators: int = 1
+    """GPUs, or TPU chips, on each machine; counts where the accelerator is named."""
     topology: str = ""
     """Shape of the TPU slice: what makes the accelerator a TPU (on a Cloud TPU VM it always is one)."""
     zone: str = ""
@@ -60,16 +61,15 @@ class Job:
             raise UserError(f"{unprintable[0]!r}: holds a character that no job file can.", USAGE)
         if not 1 <= self.workers <= 1000:
             raise UserError(f"--workers {self.workers}: give 1 to 1000.", USAGE)
-        if self.topology and self.workers > 1:
+        if not 1 <= self.accelerators <= 16:
+            raise UserError(f"--accelerators {self.accelerators}: give 1 to 16 on each machine.", USAGE)
+        chips = math.prod(map(int, self.topology.split("x"))) if self.topology else self.accelerators
+        if self.topology and (self.workers > 1 or chips != self.accelerators):
             raise UserError(
-                f"--workers {self.workers}: a TPU job has one host here; on each further host of a slice TensorFlow "
-                "wants a server of its own.",
+                f"--topology {self.topology} --accelerators {self.accelerators} --workers {self.workers}: a TPU job "
+                "has one host here, which holds the whole slice; each further one would need a server of TensorFlow.",
                 USAGE,
             )
-        if not 0 <= self.accelerators <= 16:
-            raise UserError(f"--accelerators {self.accelerators}: give 0 to 16 on each machine.", USAGE)
-        if bool(self.accelerator) != bool(self.accelerators):
-            raise UserError("--accelerator and --accelerators belong together: which, and how many a machine.", USAGE)
 
     @property
     def strategy(self) -> str:
@@ -77,7 +77,7 @@ class Job:
             return "tpu"
         if self.workers > 1:
             return "multi_worker"
-        return "mirrored" if self.accelerators else "cpu"
+        return "mirrored" if self.accelerator else "cpu"
 
     @property
     def bucket_name(self) -> str:
@@ -88,7 +88,7 @@ class Job:
         """The path inside the bucket; empty for all of it."""
         return "/".join(self.bucket.removeprefix("gs://").split("/")[1:])
 
-    def words(self, root: str = ROOT) -> list[str]:
+    def words(self, root: str = ROOT, strategy: str = "") -> list[str]:
         """What follows `minibatch`. Ours come last: the last of two equal options counts."""
-        ours = ["--run.name", self.name, "--run.root", root, "--train.strategy", self.strategy]
+        ours = ["--run.name", self.name, "--run.root", root, "--train.strategy", strategy or self.strategy]
         return ["train", self.preset, *self.options, *ours]

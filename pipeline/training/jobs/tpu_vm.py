@@ -1,23 +1,23 @@
 """A Cloud TPU VM of one host: a shell script that asks for it in the queue; the VM trains as soon as it is there."""
 
-import dataclasses
 import shlex
 
 from pipeline.errors import USAGE, UserError
 from pipeline.training.jobs.job import ROOT, Job
 
 RUNTIMES = {"v5litepod": "v2-alpha-tpuv5-lite", "v5p": "v2-alpha-tpuv5", "v6e": "v2-alpha-tpuv6e"}
+ONE_HOST = ("1", "4", "8")  # what follows the kind: chips, or cores of v5p
 HERE = "/mnt/disks/work"  # on the VM; the bucket is copied, since the VM has no driver to mount it
 SECONDS_BETWEEN_COPIES = 300
 
 
 def render(job: Job) -> str:
     """For `bash FILE`, where gcloud is set up."""
-    kind = job.accelerator.partition("-")[0]
-    if kind not in RUNTIMES or not job.zone:
+    kind, _, size = job.accelerator.partition("-")
+    if kind not in RUNTIMES or size not in ONE_HOST or not job.zone:
         raise UserError(
             f"--accelerator {job.accelerator!r} --zone {job.zone!r}: give a zone, and one of "
-            f"{', '.join(f'{name}-N' for name in RUNTIMES)}.",
+            f"{', '.join(RUNTIMES)} with {', '.join(f'-{size}' for size in ONE_HOST)}: one host.",
             USAGE,
         )
     asked = [
@@ -35,7 +35,7 @@ def render(job: Job) -> str:
 
 def startup(job: Job) -> str:
     """What the VM does when it starts, also after it was taken away and given back: fetch, train, bring back."""
-    words = dataclasses.replace(job, topology=job.topology or "1x1").words()  # a TPU in any case
+    words = job.words(strategy="tpu")
     fetch = shlex.join(["gcloud", "storage", "rsync", "--recursive", job.bucket, HERE])
     bring = shlex.join(["gcloud", "storage", "rsync", "--recursive", HERE, job.bucket])
     # A TPU's devices are open to the privileged only.

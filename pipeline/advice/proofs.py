@@ -23,8 +23,8 @@ class Resumption(Config):
 class Distribution(Config):
     """Makes the same updates on one device and on several, and compares: N replicas must equal one.
 
-    The devices are parts of this machine's CPU, the batch is the same, and so is everything random. Exit code 0 if losses
-    and gradients agree, 3 with the likely cause otherwise. Nothing is left behind.
+    The devices are parts of this machine's CPU, the batch is the same, and so is everything random. Exit code 0 if
+    losses and gradients agree, 3 with the likely cause otherwise. Nothing is left behind.
     """
 
     replicas: int = 2

@@ -63,6 +63,11 @@ class Sentiment:
     """Read the text forwards and backwards."""
     dropout: float = 0.5
     """Share of the units dropped after the embedding and before the classifier."""
+    word_dropout: float = 0.0
+    """Share of the words that training leaves out, so that no single one is relied on."""
+    bigrams: int = 0
+    """Weights that all pairs of neighbouring words share by hash, in a linear model of words and pairs trained beside
+    the network; the answer is the mean of both. 0: the network alone."""
     l1: float = 0.0
     """Weight of the sum of |w| over the kernels, added to the loss."""
     l2: float = 0.0

@@ -4,6 +4,7 @@ import keras
 import tensorflow as tf
 
 from models.analysis import TextAnalysis
+from models.bigrams import Bigrams
 from models.noise import Dropout
 from models.options import Sentiment
 from models.recurrence import BlockLSTM
@@ -62,19 +63,25 @@ def build(options: Sentiment, analysis: TextAnalysis) -> keras.Model:
     tokens = keras.Input([None], dtype="int32", name="tokens")
     # The row of PADDING is never read: the mask goes through the recurrence and the mean, so padding changes nothing.
     x = layers.Embedding(FIRST + options.vocabulary_size, options.embedding, mask_zero=True)(tokens)
+    x = Dropout(options.word_dropout, noise_shape=(None, None, 1))(x)  # whole words
     x = Dropout(options.dropout)(x)
     recurrence = cell(options.units, return_sequences=True, kernel_regularizer=penalty, recurrent_regularizer=penalty)
     x = (layers.Bidirectional(recurrence) if options.bidirectional else recurrence)(x)  # [batch, time, features]
     x = layers.GlobalAveragePooling1D()(x)  # [batch, features]
     x = Dropout(options.dropout)(x)
-    logits = layers.Dense(1, kernel_regularizer=penalty, dtype=full_precision())(x)
+    logits = layers.Dense(1, kernel_regularizer=penalty, dtype=full_precision())(x)  # [batch, 1]
+    if options.bigrams:
+        bigrams = Bigrams(FIRST + options.vocabulary_size, options.bigrams, options.word_dropout)(tokens)
+        logits = layers.Concatenate(dtype=full_precision())([logits, bigrams])  # [batch, 2]
     return keras.Model({"tokens": tokens}, logits, name="sentiment")
 
 
 def loss(target: tf.Tensor, logits: tf.Tensor, options: Sentiment) -> tf.Tensor:
-    """Binary cross-entropy against target * (1 - s) + s / 2, s the label smoothing."""
+    """Binary cross-entropy against target * (1 - s) + s / 2, s the label smoothing; with bigrams the sum of the
+    network's and theirs, so that each learns the whole task and neither leans on the other."""
     truth = tf.cast(target, logits.dtype) * (1 - options.label_smoothing) + options.label_smoothing / 2
-    return tf.nn.sigmoid_cross_entropy_with_logits(truth, logits[:, 0])  # [batch]
+    each = tf.nn.sigmoid_cross_entropy_with_logits(tf.broadcast_to(truth[:, None], tf.shape(logits)), logits)
+    return tf.reduce_sum(each, axis=1)  # [batch]
 
 
 class Serving(tf.Module):
@@ -87,7 +94,8 @@ class Serving(tf.Module):
 
         def score(text: tf.Tensor) -> tf.Tensor:
             tokens = self.inputs({"text": text})["tokens"].to_tensor(PADDING)  # [batch, time]
-            return tf.cast(tf.sigmoid(model({"tokens": tokens}, training=False)[:, 0]), tf.float32)  # [batch]
+            logits = model({"tokens": tokens}, training=False)  # [batch, 1 or 2]
+            return tf.cast(tf.sigmoid(tf.reduce_mean(logits, axis=1)), tf.float32)  # [batch]
 
         @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "text")])
         def serving_default(text):

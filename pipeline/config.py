@@ -295,6 +295,7 @@ _SHARES = (
     "data.test_fraction",
     "data.max_bad_fraction",
     "model.dropout",
+    "model.word_dropout",
     "model.label_smoothing",
 )
 _POSITIVE = (
@@ -325,6 +326,7 @@ _POSITIVE = (
     "gate.max_latency_ratio",
 )
 _NOT_NEGATIVE = (
+    "model.bigrams",
     "model.l1",
     "model.l2",
     "model.stem",

@@ -64,9 +64,9 @@ def test_texts_are_cut_at_max_tokens_and_an_empty_one_is_one_unknown_token(analy
     assert ids.to_list()[1:] == [[UNKNOWN], [FIRST + 1]]
 
 
-@pytest.mark.parametrize("cell", ["lstm", "gru"])
-def test_padding_does_not_change_an_answer(analysis, cell):
-    options = dataclasses.replace(OPTIONS, cell=cell)
+@pytest.mark.parametrize(("cell", "bigrams"), [("lstm", 0), ("gru", 0), ("lstm", 50)])
+def test_padding_does_not_change_an_answer(analysis, cell, bigrams):
+    options = dataclasses.replace(OPTIONS, cell=cell, bigrams=bigrams)
     serving = sentiment.Serving(sentiment.build(options, analysis), options, analysis)
     ask = serving.functions["serving_default"]
     texts = ["good film", "bad", "", "film good bad film good"]
@@ -95,3 +95,26 @@ def test_the_loss_is_the_binary_cross_entropy_with_smoothed_targets():
     )
     smooth = sentiment.loss(target, logits, dataclasses.replace(OPTIONS, label_smoothing=0.2))
     np.testing.assert_allclose(smooth, [np.log1p(np.exp(-2)) + 0.2, np.log1p(np.exp(2)) - 0.2], rtol=1e-5)
+
+
+def test_with_bigrams_the_answer_is_the_mean_of_two_logits_that_each_have_a_loss_of_their_own(analysis):
+    options = dataclasses.replace(OPTIONS, bigrams=50)
+    model = sentiment.build(options, analysis)
+    next(layer for layer in model.layers if isinstance(layer, sentiment.Bigrams)).bias.assign([3.0])
+    serving = sentiment.Serving(model, options, analysis)
+    logits = model({"tokens": tf.constant([[FIRST, FIRST + 1]])})
+    assert logits[0, 1] == 3.0
+    answer = serving.functions["serving_default"](tf.constant(["film good"]))
+    np.testing.assert_allclose(answer["score"], tf.sigmoid(tf.reduce_mean(logits, axis=1)), rtol=1e-5)
+    losses = sentiment.loss(tf.constant([1]), logits, options)
+    np.testing.assert_allclose(losses, [np.sum(np.log1p(np.exp(-logits.numpy())))], rtol=1e-5)
+
+
+def test_word_dropout_hides_whole_words_and_scales_up_the_others(analysis):
+    model = sentiment.build(dataclasses.replace(OPTIONS, word_dropout=0.5, dropout=0.0), analysis)
+    words = next(layer for layer in model.layers if isinstance(layer, sentiment.Dropout))
+    x = tf.ones([20, 5, 8])
+    kept = words(x, training=True).numpy()
+    assert set(np.unique(kept)) == {0.0, 2.0}
+    assert (kept == kept[:, :, :1]).all()
+    assert len(np.unique(kept[:, :, 0], axis=0)) > 1

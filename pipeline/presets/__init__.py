@@ -7,11 +7,12 @@ from pipeline.config import Config
 from pipeline.errors import USAGE, UserError
 from pipeline.presets.image import cifar10, digits_sample
 from pipeline.presets.recommendation import movielens, movielens_best, ratings_sample
-from pipeline.presets.sentiment import imdb, reviews_sample
+from pipeline.presets.sentiment import imdb, imdb_best, reviews_sample
 
 PRESETS: dict[str, Callable[[], Config]] = {
     "cifar10": cifar10,
     "imdb": imdb,
+    "imdb-best": imdb_best,
     "movielens": movielens,
     "movielens-best": movielens_best,
     "digits-sample": digits_sample,

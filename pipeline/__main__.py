@@ -9,7 +9,7 @@ from pipeline.advice.proofs import KINDS
 from pipeline.arguments import parse
 from pipeline.config import Config
 from pipeline.console import quieten
-from pipeline.errors import CANNOT_WRITE, INTERRUPTED, USAGE, UserError, storage_failure
+from pipeline.errors import CANNOT_WRITE, INTERRUPTED, TERMINATED, USAGE, UserError, storage_failure
 from pipeline.presets import PRESETS
 
 # command -> (extra, modules it must bring, what the command does)
@@ -72,7 +72,10 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def fail(message: str, code: int) -> NoReturn:
-    print(f"minibatch: {' '.join(message.splitlines())}", file=sys.stderr)
+    print(f"minibatch: {' '.join(message.splitlines())}", file=sys.stderr, flush=True)
+    if code == TERMINATED:  # all is saved, and TensorFlow's own leave-taking would take part of the two seconds
+        sys.stdout.flush()
+        os._exit(code)
     sys.exit(code)
 
 

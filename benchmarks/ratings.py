@@ -52,6 +52,11 @@ class Ratings:
         return cls(user - 1, item - 1, rating)
 
 
+def rows_of(data: Ratings) -> Rows:
+    """As the loop prepares them; id 0 is the one for whatever training never saw."""
+    return Rows({"user": Column(data.user + 1), "item": Column(data.item + 1)}, data.rating)
+
+
 class Ours:
     """The loop's own input and step on the model of models/recommendation.py, compiled with XLA."""
 
@@ -74,8 +79,7 @@ class Ours:
         )
         self.model = recommendation.build(self.config.model, self.analysis)
         optimizer.build(self.model.trainable_variables)
-        features = {"user": Column(data.user + 1), "item": Column(data.item + 1)}
-        self.rows, self.spec = Rows(features, data.rating), recommendation.SPEC
+        self.rows, self.spec = rows_of(data), recommendation.SPEC
         strategy = strategy_of("cpu")
         self.batches = inputs.Batches(self.rows, self.config, strategy)
         self.steps = step.compiled(self.model, optimizer, self.spec, self.config, strategy)

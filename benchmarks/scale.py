@@ -33,7 +33,7 @@ def own_memory() -> float:
     return int(line.split()[1]) / 1024
 
 
-def epochs(ours: ratings.Ours, rows: int) -> float:
+def pace_of(ours: ratings.Ours, rows: int) -> float:
     """Examples a second: the median of some epochs after a first call, which compiles."""
     batches, step, spent = ours.batches, 0, []
     for epoch in range(1, EPOCHS + 1):
@@ -57,14 +57,13 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             for place in ("in memory", "in files"):
                 before = own_memory()
-                small = ratings.Ours(ratings.Ratings.drawn(BATCH), custom_optimizers.LazyAdam(0.005), calls=2000)
-                drawn = drawn_rows(rows)
+                ours = ratings.Ours(ratings.Ratings.drawn(ratings.BATCH), custom_optimizers.LazyAdam(0.005), calls=2000)
+                drawn = ratings.rows_of(ratings.Ratings.drawn(rows))
                 kept = drawn if place == "in memory" else in_files(drawn, Path(folder))
-                small.batches.close()
-                small.batches = Batches(kept, small.config, small.batches.strategy)
-                ours = small
                 del drawn
-                pace = epochs(ours, rows)
+                ours.batches.close()
+                ours.batches = Batches(kept, ours.config, ours.batches.strategy)
+                pace = pace_of(ours, rows)
                 grown = own_memory() - before
                 ours.batches.close()
                 paces.setdefault(place, pace)

@@ -86,9 +86,7 @@ def main() -> None:
         size = sum(array.nbytes for array in found.values()) / 2**20
     medians = {name: float(np.median(times)) for name, times in spent.items()}
     plain = medians["no checkpoint"]
-    print(
-        f"\none checkpoint of {size:.0f} MiB in {plain:.1f} s of updates; its copy in memory takes {copied * 1e3:.0f} ms\n"
-    )
+    print(f"\none checkpoint of {size:.0f} MiB in {plain:.1f} s of updates; its copy takes {copied * 1e3:.0f} ms\n")
     table([[name, s, f"{s / plain - 1:.1%}"] for name, s in medians.items()], ["", "s", "longer by"])
 
 

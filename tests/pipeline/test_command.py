@@ -155,7 +155,7 @@ def test_every_command_has_its_stage_and_an_extra_of_the_distribution(name):
 
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     assert command.COMMANDS[name][0] in extras
-    assert name in ("serve", "predict", "demo") or callable(getattr(stages, name))
+    assert name in ("serve", "predict", "demo") or callable(getattr(stages, name.replace("-", "_")))
 
 
 def test_movielens_without_its_folder_says_which_option_names_it(refused):

@@ -264,6 +264,12 @@ def check(config: Config) -> Config:
         if not 0 <= value < math.inf:
             raise UserError(f"{option} {value}: must not be negative.", USAGE)
     data, model = config.data, config.model
+    if config.train.jit and config.train.strategy not in ("cpu", "gpu"):
+        raise UserError(
+            f"--train.jit --train.strategy {config.train.strategy}: XLA compiles the updates of one device here; drop "
+            "--train.jit (a TPU compiles without it).",
+            USAGE,
+        )
     if not config.train.seed < 2**32:
         raise UserError(f"--train.seed {config.train.seed}: must be below 2^32.", USAGE)
     if not config.optimizer.final_fraction <= 1:

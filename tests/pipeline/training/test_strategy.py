@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import tensorflow as tf
 
+from pipeline.arguments import parse
 from pipeline.errors import UNAVAILABLE, USAGE, UserError
 from pipeline.training import strategy
 from pipeline.training.strategy import strategy_of
@@ -105,6 +106,17 @@ def test_a_worker_that_is_lost_while_tensorflow_connects_is_named(monkeypatch):
     with pytest.raises(UserError, match=r"worker 0 at 127\.0\.0\.1:23571 is gone at the start") as raised:
         strategy_of("multi_worker")
     assert raised.value.code == UNAVAILABLE
+
+
+@pytest.mark.parametrize("name", ["cpu", "gpu", "mirrored", "multi_worker", "tpu"])
+def test_xla_by_flag_is_for_one_device(name):
+    words = ["ratings-sample", "--train.jit", "--train.strategy", name]
+    if name in ("cpu", "gpu"):
+        assert parse("train", words)[1].train.jit
+        return
+    with pytest.raises(UserError, match=r"drop --train\.jit") as raised:
+        parse("train", words)
+    assert raised.value.code == USAGE
 
 
 def raising(error):

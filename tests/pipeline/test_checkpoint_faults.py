@@ -205,7 +205,7 @@ def test_a_real_kill_at_any_call(tmp_path, killer):
         while not (line := killer.stdout.readline()).startswith("ended"):
             assert line
         assert line == "ended -9\n"
-        assert restart(run_dir, SIZE) in (3, 4, 5)
+        assert restart(run_dir, SIZE) >= 3
 
 
 @pytest.mark.chaos

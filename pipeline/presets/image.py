@@ -24,6 +24,40 @@ def cifar10() -> Config:
     )
 
 
+def cifar10_fast() -> Config:
+    """CIFAR-10 in a quarter of an hour: early pooling leaves little work at full size, and Muon needs few epochs.
+
+    minibatch run cifar10-fast --data.path TFDS_DIR
+
+    On 2 cores of an AMD EPYC, seed 0: some 12 minutes of training, reckoned from the time of an update; the accuracy
+    is still to be measured.
+    It computes in bfloat16, unmeasured: where the CPU has no bfloat16 instructions add --train.precision float32.
+    """
+    return Config(
+        model=Image(
+            filters=(32, 128, 256),
+            stem=24,
+            pool="first",
+            dropout=0.0,
+            label_smoothing=0.1,
+            flip=True,
+            crop=3,
+            mirror=True,
+        ),
+        data=Data(source="tfds", name="cifar10", classes=_CIFAR10),
+        optimizer=Optimizer(
+            name="muon",
+            learning_rate=0.07,
+            schedule="cosine",
+            warmup_epochs=2.0,
+            weight_decay=0.05,
+            arguments={"momentum": 0.9, "adam_lr_ratio": 0.05},
+        ),
+        train=Train(batch_size=512, epochs=18, patience=18, plan="given", precision="mixed_bfloat16", steps_per_call=8),
+        gate=Gate(at_least={"accuracy": 0.87}, tolerance={"accuracy": 0.005}, slice_tolerance={"recall": 0.1}),
+    )
+
+
 def digits_sample() -> Config:
     """Handwritten digits, 5,000 images of 28x28, by the same CNN, smaller.
 

@@ -72,7 +72,7 @@ def unfinished_run() -> Path:
     ("words", "said"),
     [
         ("fly", "Unknown command 'fly': there are run, preprocess, train,"),
-        ("run digits", "Unknown preset 'digits': there are cifar10, imdb, movielens, digits-sample,"),
+        ("run digits", "Unknown preset 'digits': there are cifar10, cifar10-fast,"),
         ("run --train.epochs 3", "Unknown preset '--train.epochs'"),
         ("run imdb --train.bach-size 3", "--train.bach-size, 3. Perhaps you meant --train.batch-size."),
         ("run imdb --model.filters 3", "Unrecognized options: --model.filters, 3."),

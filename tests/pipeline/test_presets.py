@@ -76,6 +76,6 @@ def test_the_full_presets_regularise_as_published():
 
 
 def test_an_unknown_preset_is_refused_with_the_known_ones():
-    with pytest.raises(UserError, match="Unknown preset 'digits': there are cifar10, imdb") as raised:
+    with pytest.raises(UserError, match="Unknown preset 'digits': there are cifar10, cifar10-fast") as raised:
         preset_of("digits")
     assert raised.value.code == USAGE

@@ -5,13 +5,14 @@ from collections.abc import Callable
 
 from pipeline.config import Config
 from pipeline.errors import USAGE, UserError
-from pipeline.presets.image import cifar10, cifar10_fast, digits_sample
+from pipeline.presets.image import cifar10, cifar10_best, cifar10_fast, digits_sample
 from pipeline.presets.recommendation import movielens, movielens_best, ratings_sample
 from pipeline.presets.sentiment import imdb, imdb_best, reviews_sample
 
 PRESETS: dict[str, Callable[[], Config]] = {
     "cifar10": cifar10,
     "cifar10-fast": cifar10_fast,
+    "cifar10-best": cifar10_best,
     "imdb": imdb,
     "imdb-best": imdb_best,
     "movielens": movielens,

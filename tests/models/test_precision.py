@@ -1,5 +1,6 @@
 """Claims about dtypes: under the float64 policy nothing inside a model is rounded to less."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -30,6 +31,14 @@ def test_in_float64_every_weight_gradient_and_tensor_between_is_float64(task):
     assert not [
         x.name for x in outputs if x.dtype in LOWER and x.shape.rank != 0
     ]  # settings are scalars, read as float32
+
+
+def test_in_float64_pixels_are_normalised_by_constants_of_all_digits():
+    with policy("float64"):
+        training = Training(SMALL["image"], lambda: custom_optimizers.Momentum(0.05))
+    (layer,) = (layer for layer in training.model.layers if isinstance(layer, keras.layers.Normalization))
+    image = training.arguments(0)[0]["image"].numpy()
+    np.testing.assert_allclose(layer(image), (image / 255 - 0.47) / np.sqrt(0.08), rtol=1e-13, atol=1e-13)
 
 
 @pytest.mark.parametrize("task", SMALL)

@@ -40,7 +40,7 @@ def analysis_of(options: Options) -> Analysis:
     if isinstance(options, Image):
         classes = tuple(f"class {i}" for i in range(CLASSES))
         channels = options.channels
-        return ImageAnalysis(classes, dict.fromkeys(classes, 1), (0.5,) * channels, (0.08,) * channels)
+        return ImageAnalysis(classes, dict.fromkeys(classes, 1), (0.47,) * channels, (0.08,) * channels)
     if isinstance(options, Sentiment):
         vocabulary = Path(tempfile.gettempdir()) / "is not read: tokens are given"
         return TextAnalysis(("neg", "pos"), {"neg": 1, "pos": 1}, {"1.0": options.max_tokens}, vocabulary)

@@ -17,8 +17,12 @@ from models.spec import spec_of
 
 BATCH, CLASSES, WORDS, USERS, ITEMS = 8, 3, 20, 12, 10
 SMALL: dict[str, Options] = {
-    "image": Image(height=8, width=8, filters=(4, 8), convolutions=1, dropout=0.3, l2=1e-3, flip=True, crop=1),
-    "sentiment": Sentiment(vocabulary_size=WORDS, max_tokens=7, embedding=8, units=4, dropout=0.3, l2=1e-3),
+    "image": Image(
+        height=8, width=8, stem=4, filters=(4, 8), convolutions=1, pool="first", dropout=0.3, l2=1e-3, flip=True, crop=1
+    ),
+    "sentiment": Sentiment(
+        vocabulary_size=WORDS, max_tokens=7, embedding=8, units=4, dropout=0.3, word_dropout=0.2, bigrams=50, l2=1e-3
+    ),
     "recommendation": Recommendation(factors=3, members=2),
 }
 

@@ -183,8 +183,8 @@ def _failed(config: Config, side: str, code: int) -> UserError:
     return UserError(f"verify-resume: the {side} run failed: {said[-1] if said else 'it said nothing'}", abs(code))
 
 
-def _undisturbed(config: Resumption, preset: str) -> tuple[Path, list[float]]:
-    """The run, and the seconds that passed from one update in its log to the next."""
+def _undisturbed(config: Resumption, preset: str) -> tuple[Path, dict[int, float]]:
+    """The run, and for each update in its log (0: none yet) the seconds that passed until the next."""
     times: dict[int, float] = {}
     with _training(config, preset) as process:
         while process.poll() is None:
@@ -192,7 +192,8 @@ def _undisturbed(config: Resumption, preset: str) -> tuple[Path, list[float]]:
             time.sleep(POLL_SECONDS)
         if process.returncode:
             raise _failed(config, "undisturbed", process.returncode)
-    return runs.existing_run(config), np.diff([*times.values()][1:]).tolist()
+    gaps = dict(zip(times, np.diff([*times.values()]).tolist(), strict=False))
+    return runs.existing_run(config), gaps
 
 
 def _killed(config: Resumption, preset: str, moments: list[tuple[int, float]]) -> list[int]:
@@ -207,7 +208,7 @@ def _killed(config: Resumption, preset: str, moments: list[tuple[int, float]]) -
             if (code := process.poll()) is None:
                 process.kill()
                 process.wait()
-                at.append(_last_update(_log(config)))
+                at.append(max(0, _last_update(_log(config))))
             elif code:
                 raise _failed(config, "killed", code)
             else:
@@ -217,12 +218,12 @@ def _killed(config: Resumption, preset: str, moments: list[tuple[int, float]]) -
     return at
 
 
-def _moments(run: Path, gaps: list[float], kills: int, source: random.Random) -> list[tuple[int, float]]:
+def _moments(run: Path, gaps: dict[int, float], kills: int, source: random.Random) -> list[tuple[int, float]]:
     """One in each of `kills` equal parts of a run: an update of its log but the last, or 0, and a part of the time that
     passes until the next, so that kills meet updates, validation, writing and compiling."""
     logged = [0, *sorted({line["step"] for line in journal.read(run)})[:-1]]
     updates = [logged[int(len(logged) * (i + source.random()) / kills)] for i in range(kills)]
-    return [(update, source.random() * source.choice(gaps or [0.0])) for update in updates]
+    return [(update, source.random() * gaps.get(update, 0.0)) for update in updates]
 
 
 def _log(config: Config) -> Path:
@@ -249,11 +250,11 @@ def _identity(path: Path) -> int | None:
 
 
 def _last_update(path: Path) -> int:
-    """The step of the last whole line of a log, read from its end; 0 without any."""
+    """The step of the last whole line of a log, read from its end; 0 without any, -1 without a log."""
     try:
         with open(path, "rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - 65536))
             lines = file.read().split(b"\n")[:-1]
     except FileNotFoundError:
-        return 0
+        return -1
     return int(json.loads(lines[-1])["step"]) if lines and lines[-1].startswith(b"{") else 0

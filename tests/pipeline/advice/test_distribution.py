@@ -15,6 +15,7 @@ from pipeline.advice.distribution import Comparison, compare, verify
 from pipeline.advice.proofs import Distribution
 from pipeline.config import Config
 from pipeline.errors import REFUSED, USAGE, UserError
+from pipeline.training import descent
 from tests import tiny
 
 
@@ -40,14 +41,23 @@ def root(tmp_path):
     return with_records("image", tmp_path)
 
 
-def test_replicas_equal_one_with_dropout_augmentation_batch_norm_clipping_and_a_short_last_batch(root, capsys):
+def test_replicas_equal_one_with_dropout_augmentation_batch_norm_penalties_clipping_and_a_short_last_batch(
+    root, capsys
+):
     before = keras.config.dtype_policy(), keras.config.floatx()
-    verify(config_of("image", root, steps=6), "tiny")
+    verify(config_of("image", root, {"l2": 1e-3}, steps=6), "tiny")
     said = capsys.readouterr().out
     assert "updates 4 to 9, on 1 replica and on 2; number 6 ends an epoch, with 6 of 18 rows" in said
     assert said.count("apart\n") == 6
     assert "verdict: 2 replicas equal 1" in said
     assert (keras.config.dtype_policy(), keras.config.floatx()) == before
+
+
+def test_the_schedule_stands_where_the_updates_do(tmp_path, monkeypatch):
+    made, right = [], descent.optimizer_of
+    monkeypatch.setattr(descent, "optimizer_of", lambda *_: made.append(right(*_)) or made[-1])
+    compare(config_of("recommendation", tmp_path, steps=4), tiny.records_dir("recommendation", tmp_path))
+    assert [int(optimizer.iterations.numpy()) for optimizer in made] == [8, 8]  # the first update was number 5
 
 
 def test_dropout_of_keras_is_named_as_the_cause(root, monkeypatch):

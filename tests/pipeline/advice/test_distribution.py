@@ -41,9 +41,7 @@ def root(tmp_path):
     return with_records("image", tmp_path)
 
 
-def test_replicas_equal_one_with_dropout_augmentation_batch_norm_penalties_clipping_and_a_short_last_batch(
-    root, capsys
-):
+def test_replicas_equal_one_with_dropout_augmentation_batch_norm_penalties_clipping_and_short_batches(root, capsys):
     before = keras.config.dtype_policy(), keras.config.floatx()
     verify(config_of("image", root, {"l2": 1e-3}, steps=6), "tiny")
     said = capsys.readouterr().out

@@ -44,8 +44,8 @@ def _shuffled(random: np.random.Generator, rows: int) -> np.ndarray:
     each would cost more the more there are. Beam has shuffled the neighbours already."""
     numbers = np.arange(rows, dtype=np.int32 if rows < 2**31 else np.int64)
     if rows > SHUFFLED:
-        blocks = random.permutation(-(-rows // BLOCK)).astype(numbers.dtype)
-        numbers = (blocks[:, None] * BLOCK + np.arange(BLOCK, dtype=numbers.dtype)).ravel()
+        blocks = random.permutation(-(-rows // BLOCK))
+        numbers = np.add.outer(blocks * BLOCK, np.arange(BLOCK)).ravel().astype(numbers.dtype)
         numbers = numbers[numbers < rows]
     for start in range(0, rows, SHUFFLED):
         random.shuffle(numbers[start : start + SHUFFLED])

@@ -121,6 +121,7 @@ class Loop:
     def run(self, stopping: Stopping) -> None:
         with ExitStack() as held:
             if self.chief:
+                manifest.sweep(self.run_dir)
                 self.writer = held.enter_context(checkpoints.Writer(self.root, self.options.keep))
                 self.progress = held.enter_context(Progress(self.total, self.options.batch_size, self.standing.step))
                 self.journal = self._journal()
@@ -135,6 +136,8 @@ class Loop:
                     self._advance()
                 if cluster.anyone(self.strategy, stopping.requested):
                     self._save()
+                    if self.chief:
+                        self.writer.close()
                     raise UserError(
                         f"{self.run_dir}: stopped by SIGTERM after update {self.standing.step}, which is saved; the "
                         "same command (without --fresh) goes on from there.",

@@ -42,11 +42,12 @@ def _shuffled(random: np.random.Generator, rows: int) -> np.ndarray:
     """A permutation of the row numbers: any one of up to SHUFFLED rows. Of more, blocks of neighbours are brought into
     any order, and then as many rows shuffled at a time: one by one, rows would come from all over memory or disk, and
     each would cost more the more there are. Beam has shuffled the neighbours already."""
-    numbers = np.arange(rows, dtype=np.int32 if rows < 2**31 else np.int64)
+    kind = np.int32 if rows < 2**31 else np.int64
+    numbers: np.ndarray = np.arange(rows, dtype=kind)
     if rows > SHUFFLED:
         blocks = random.permutation(-(-rows // BLOCK))
-        numbers = np.add.outer(blocks * BLOCK, np.arange(BLOCK)).ravel().astype(numbers.dtype)
-        numbers = numbers[numbers < rows]
+        numbers = np.add.outer(blocks * BLOCK, np.arange(BLOCK)).ravel().astype(kind)
+        numbers = numbers[np.less(numbers, rows)]
     for start in range(0, rows, SHUFFLED):
         random.shuffle(numbers[start : start + SHUFFLED])
     return numbers

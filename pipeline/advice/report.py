@@ -97,7 +97,7 @@ def command(described: Json, plan: Json | None = None) -> str | None:
         return None
     config = described.get("config", {})
     if plan:
-        kept = {name: value for name, value in plan.items() if name in config.get("train", {})}
+        kept = {name: plan[name] for name in ("jit", "precision", "inputs", "steps_per_call")}
         config = {**config, "train": {**config.get("train", {}), **kept, "plan": "given"}}
     return shlex.join(["minibatch", "run", described["preset"], *words(config)])
 

@@ -358,8 +358,9 @@ def test_the_command_spells_out_the_settings_of_the_run(preset):
 
 
 def test_the_ways_to_run_that_were_measured_are_shown_and_the_command_gives_the_chosen_one(run_dir):
-    plain = {"jit": False, "precision": "float32", "steps_per_call": 40, "milliseconds": 12.5, "note": "plain"}
-    other = {**plain, "jit": True, "milliseconds": 3.25, "steps_per_call": 150, "note": ""}
+    plain = {"jit": False, "precision": "float32", "inputs": "memory", "steps_per_call": 40}
+    plain |= {"milliseconds": 12.5, "note": "plain"}
+    other = {**plain, "jit": True, "inputs": "streamed", "milliseconds": 3.25, "steps_per_call": 150, "note": ""}
     apart = {**plain, "precision": "mixed_bfloat16", "milliseconds": 1.0, "note": "losses differ by 9.0%"}
     described = {**json.loads((run_dir / "config.json").read_text()), "preset": "digits-sample"}
     described["config"].setdefault("train", {}).update({"plan": "measured", "jit": False})
@@ -368,7 +369,7 @@ def test_the_ways_to_run_that_were_measured_are_shown_and_the_command_gives_the_
     assert "12.5" in text
     assert "losses differ by 9.0%" in text
     assert text.count("chosen") == 1
-    for option in ("--train.plan given", "--train.jit", "--train.steps-per-call 150"):
+    for option in ("--train.plan given", "--train.jit", "--train.inputs streamed", "--train.steps-per-call 150"):
         assert option in text
 
 

@@ -118,6 +118,7 @@ def two(monkeypatch):
     spread: list[bytes] = []
 
     def stand_in(strategy, data):
+        assert len(data) <= cluster.LIMIT
         spread.append(data)
         return spread[0]
 

@@ -61,6 +61,8 @@ class Sentiment:
     """Width of the recurrent state, in each direction."""
     bidirectional: bool = True
     """Read the text forwards and backwards."""
+    max_pooling: bool = False
+    """The classifier sees the largest value of each unit over the text beside the mean."""
     dropout: float = 0.5
     """Share of the units dropped after the embedding and before the classifier."""
     word_dropout: float = 0.0

@@ -56,6 +56,19 @@ def target(features: Features, analysis: TextAnalysis) -> tf.Tensor:
     return class_index(features["label"], analysis.classes)
 
 
+class MaxPooling(keras.layers.Layer):
+    """States [batch, time, features] -> the largest of each feature over the words that are there [batch, features]."""
+
+    supports_masking = True
+
+    def call(self, states, mask=None):
+        lowest = -tf.ones([], states.dtype)  # of an LSTM or GRU: states are in (-1, 1)
+        return tf.reduce_max(states if mask is None else tf.where(mask[:, :, None], states, lowest), axis=1)
+
+    def compute_mask(self, states, previous_mask=None):
+        return None
+
+
 def build(options: Sentiment, analysis: TextAnalysis) -> keras.Model:
     layers = keras.layers
     penalty = keras.regularizers.L1L2(options.l1, options.l2) if options.l1 or options.l2 else None
@@ -67,7 +80,8 @@ def build(options: Sentiment, analysis: TextAnalysis) -> keras.Model:
     x = Dropout(options.dropout)(x)
     recurrence = cell(options.units, return_sequences=True, kernel_regularizer=penalty, recurrent_regularizer=penalty)
     x = (layers.Bidirectional(recurrence) if options.bidirectional else recurrence)(x)  # [batch, time, features]
-    x = layers.GlobalAveragePooling1D()(x)  # [batch, features]
+    mean = layers.GlobalAveragePooling1D()(x)  # [batch, features]
+    x = layers.Concatenate()([mean, MaxPooling()(x)]) if options.max_pooling else mean
     x = Dropout(options.dropout)(x)
     logits = layers.Dense(1, kernel_regularizer=penalty, dtype=full_precision())(x)  # [batch, 1]
     if options.bigrams:

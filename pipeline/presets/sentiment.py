@@ -35,6 +35,7 @@ def imdb_best() -> Config:
             max_tokens=1000,
             embedding=64,
             units=64,
+            max_pooling=True,
             dropout=0.5,
             word_dropout=0.4,
             bigrams=2**20,

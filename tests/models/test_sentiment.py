@@ -64,9 +64,13 @@ def test_texts_are_cut_at_max_tokens_and_an_empty_one_is_one_unknown_token(analy
     assert ids.to_list()[1:] == [[UNKNOWN], [FIRST + 1]]
 
 
-@pytest.mark.parametrize(("cell", "bigrams"), [("lstm", 0), ("gru", 0), ("lstm", 50)])
-def test_padding_does_not_change_an_answer(analysis, cell, bigrams):
-    options = dataclasses.replace(OPTIONS, cell=cell, bigrams=bigrams)
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"cell": "gru"}, {"bigrams": 50}, {"max_pooling": True}, {"cell": "gru", "max_pooling": True}],
+    ids=str,
+)
+def test_padding_does_not_change_an_answer(analysis, changes):
+    options = dataclasses.replace(OPTIONS, **changes)
     serving = sentiment.Serving(sentiment.build(options, analysis), options, analysis)
     ask = serving.functions["serving_default"]
     texts = ["good film", "bad", "", "film good bad film good"]
@@ -108,6 +112,19 @@ def test_with_bigrams_the_answer_is_the_mean_of_two_logits_that_each_have_a_loss
     np.testing.assert_allclose(answer["score"], tf.sigmoid(tf.reduce_mean(logits, axis=1)), rtol=1e-5)
     losses = sentiment.loss(tf.constant([1]), logits, options)
     np.testing.assert_allclose(losses, [np.sum(np.log1p(np.exp(-logits.numpy())))], rtol=1e-5)
+
+
+def test_max_pooling_takes_the_largest_state_among_the_words_that_are_there():
+    states = np.random.default_rng(0).uniform(-1, 0, [2, 4, 3]).astype("float32")
+    states[1, 2:] = 0.9  # beyond the end of the text
+    mask = tf.constant([[True] * 4, [True, True, False, False]])
+    pooled = sentiment.MaxPooling()(tf.constant(states), mask=mask)
+    np.testing.assert_array_equal(pooled, [states[0].max(axis=0), states[1, :2].max(axis=0)])
+
+
+def test_the_classifier_sees_mean_and_maximum(analysis):
+    model = sentiment.build(dataclasses.replace(OPTIONS, max_pooling=True), analysis)
+    assert model.layers[-1].kernel.shape == (4 * OPTIONS.units, 1)
 
 
 def test_word_dropout_hides_whole_words_and_scales_up_the_others(analysis):

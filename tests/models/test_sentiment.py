@@ -3,6 +3,7 @@
 import dataclasses
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -124,6 +125,8 @@ def test_max_pooling_takes_the_largest_state_among_the_words_that_are_there():
 
 def test_the_classifier_sees_mean_and_maximum(analysis):
     model = sentiment.build(dataclasses.replace(OPTIONS, max_pooling=True), analysis)
+    pooled = {type(layer) for layer in model.layers} & {sentiment.MaxPooling, keras.layers.GlobalAveragePooling1D}
+    assert len(pooled) == 2
     assert model.layers[-1].kernel.shape == (4 * OPTIONS.units, 1)
 
 

@@ -21,7 +21,15 @@ SMALL: dict[str, Options] = {
         height=8, width=8, stem=4, filters=(4, 8), convolutions=1, pool="first", dropout=0.3, l2=1e-3, flip=True, crop=1
     ),
     "sentiment": Sentiment(
-        vocabulary_size=WORDS, max_tokens=7, embedding=8, units=4, dropout=0.3, word_dropout=0.2, bigrams=50, l2=1e-3
+        vocabulary_size=WORDS,
+        max_tokens=7,
+        embedding=8,
+        units=4,
+        max_pooling=True,
+        dropout=0.3,
+        word_dropout=0.2,
+        bigrams=50,
+        l2=1e-3,
     ),
     "recommendation": Recommendation(factors=3, members=2),
 }

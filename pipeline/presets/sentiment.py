@@ -21,13 +21,13 @@ def imdb() -> Config:
 
 
 def imdb_best() -> Config:
-    """The same reviews by the same network with more words, whole words left out in training, and bigrams beside it.
+    """The same reviews by an LSTM with more words, some left out in training, max pooling, and bigrams beside it.
 
     minibatch run imdb-best --data.path TFDS_DIR
 
-    Test accuracy 0.8979, 0.9022 and 0.8993 by seed 0, 1 and 2: mean 0.900, standard deviation 0.002. 5 minutes of
+    Test accuracy 0.898, 0.899 and 0.900 by seed 0, 1 and 2: mean 0.8992, standard deviation 0.0009. 3.0 minutes of
     training on one of the 2 cores of an AMD EPYC. Picked by validation on a fifth of the training rows, which share
-    films with the rest: the network of imdb 0.894, with words left out 0.905, the bigrams alone 0.909, both 0.914.
+    films with the rest: the network of imdb 0.894, this one 0.905, the bigrams alone 0.909, both 0.914.
     """
     return Config(
         model=Sentiment(

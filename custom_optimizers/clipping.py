@@ -36,12 +36,17 @@ def by_value(gradient, limit: float):
     return ops.clip(gradient, -limit, limit)
 
 
+def clips(*limits: float | None) -> bool:
+    """Whether any of the limits is one. Infinity is none."""
+    return any(limit and math.isfinite(limit) for limit in limits)
+
+
 def clipped(gradients: list, each: float | None, together: float | None, value: float | None) -> list:
     """The one of Keras' three clippings that is set: clipnorm, global_clipnorm or clipvalue. Infinity is none."""
-    if each and math.isfinite(each):
+    if clips(each):
         return [by_norm(g, each) for g in gradients]
-    if together and math.isfinite(together):
+    if clips(together):
         return by_global_norm(gradients, together)
-    if value and math.isfinite(value):
+    if clips(value):
         return [by_value(g, value) for g in gradients]
     return gradients

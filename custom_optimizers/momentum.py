@@ -26,7 +26,7 @@ class SGD(Optimizer):
         scheduled = isinstance(momentum, LearningRateSchedule)
         self.momentum = momentum if scheduled else ranges.fraction("momentum", momentum)
         self.nesterov = bool(nesterov)
-        self.lazy = not momentum
+        self.lazy = self.additive = not momentum
 
     def slots(self, variable):
         return {"velocity": Slot()} if self.momentum else {}

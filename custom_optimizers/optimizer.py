@@ -49,6 +49,7 @@ class Optimizer(keras.optimizers.Optimizer):
 
     lazy = False  # True: a sparse gradient reads and writes its own rows only
     decays = True  # False: the rule does its own weight decay
+    additive = False  # True: the delta is a multiple of the gradient, so that slices of a row may be added one by one
     two_points = False  # True: gradients are taken at other weights than those to evaluate
 
     def __init__(self, learning_rate=0.001, **options):
@@ -190,9 +191,15 @@ class Optimizer(keras.optimizers.Optimizer):
             window_ends = ops.equal((self._iterations + 1) % every, 0)
             replicas.when(window_ends, lambda: self._close_window(indices, every), written)
         else:
-            shapes = [tuple(variable.shape) for variable in variables]
-            self._update(indices, [sparse.summed(g, self.lazy, s) for g, s in zip(gradients, shapes, strict=True)])
+            self._update(indices, [self._summed(g, v) for g, v in zip(gradients, variables, strict=True)])
         self._iterations.assign(self._iterations + 1)
+
+    def _summed(self, gradient, variable) -> tuple:
+        """(rows, gradient): each row once, unless it is as well to add every slice of it to the weights."""
+        plain = not clipping.clips(self.clipnorm, self.global_clipnorm, self.clipvalue) and not self.weight_decay
+        if self.additive and plain and sparse.is_sparse(gradient) and arithmetic(variable) == dtype_of(variable):
+            return gradient.indices, gradient.values
+        return sparse.summed(gradient, self.lazy, tuple(variable.shape))
 
     def _close_window(self, indices: list[int], every: int) -> None:
         pairs = []
@@ -251,7 +258,10 @@ class Optimizer(keras.optimizers.Optimizer):
         for index, step, weight, delta, new in zip(indices, steps, weights, deltas, new_slots, strict=True):
             if self.decays and self.weight_decay and self._use_weight_decay(step.variable):
                 delta = delta - step.rate * self.weight_decay * weight
-            sparse.write(step.variable, step.rows, weight + delta)
+            if self.additive and step.rows is not None:
+                sparse.add(step.variable, step.rows, delta)
+            else:
+                sparse.write(step.variable, step.rows, weight + delta)
             for name, variable in self._state.slots[index].items():
                 sparse.write(variable, self._rows_of(variable, step), new[name])
         for name, variable in self._state.shared.items():

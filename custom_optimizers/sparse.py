@@ -85,15 +85,19 @@ def write(variable, rows, value):
     native(variable).scatter_update(tf.IndexedSlices(value, rows))
 
 
-def accumulate(variable, gradient) -> None:
-    """variable += gradient."""
-    if not is_sparse(gradient):
-        variable.assign(read(variable, None) + ops.cast(gradient, variable.dtype))
-        return
+def add(variable, rows, value) -> None:
+    """Adds to rows, which may be named more than once."""
     import tensorflow as tf
 
-    values = tf.cast(gradient.values, variable.dtype)
-    native(variable).scatter_add(tf.IndexedSlices(values, gradient.indices))
+    native(variable).scatter_add(tf.IndexedSlices(ops.cast(value, variable.dtype), rows))
+
+
+def accumulate(variable, gradient) -> None:
+    """variable += gradient."""
+    if is_sparse(gradient):
+        add(variable, gradient.indices, gradient.values)
+    else:
+        variable.assign(read(variable, None) + ops.cast(gradient, variable.dtype))
 
 
 def mark(flags, gradient) -> None:

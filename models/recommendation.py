@@ -35,33 +35,39 @@ def target(features: Features, analysis: RatingsAnalysis) -> tf.Tensor:
 
 class Factorisation(keras.layers.Layer):
     """{"user", "item"} [batch] -> {"rating": [batch], "ratings": [batch, members], "penalty": [batch]}: the mean, what
-    each member says, and the squared norm of the rows looked up."""
+    each member says, and the squared norm of the rows looked up.
+
+    A row of a table holds the vectors of all members and then their biases: one lookup finds, and one update writes,
+    all that is known of a user. Row 0 is zero, and stays so, since training never looks it up.
+    """
 
     def __init__(self, users: int, items: int, factors: int, members: int, mean: float):
         super().__init__(dtype=full_precision())
-        self.users, self.items, self.factors, self.members, self.mean = users, items, factors, members, mean
+        self.rows, self.factors, self.members, self.mean = {"user": users, "item": items}, factors, members, mean
 
     def build(self, _):
-        def vectors():  # one each: an initializer gives the same numbers every time it is called
-            return keras.initializers.RandomNormal(stddev=0.1)
+        def first(shape, dtype):
+            known, width = shape[0] - 1, self.members * self.factors
+            vectors = keras.random.normal((known, width), stddev=0.1, dtype=dtype)
+            return tf.pad(vectors, [[1, 0], [0, self.members]])  # biases start at zero
 
-        users, items, width = self.users + 1, self.items + 1, self.members * self.factors
-        self.user_bias = self.add_weight(shape=(users, self.members), initializer="zeros", name="user_bias")
-        self.item_bias = self.add_weight(shape=(items, self.members), initializer="zeros", name="item_bias")
-        self.user_vectors = self.add_weight(shape=(users, width), initializer=vectors(), name="user")
-        self.item_vectors = self.add_weight(shape=(items, width), initializer=vectors(), name="item")
+        width = self.members * (self.factors + 1)
+        self.users, self.items = (
+            self.add_weight(shape=(count + 1, width), initializer=first, name=name) for name, count in self.rows.items()
+        )
+
+    def split(self, rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Vectors [rows, members * factors] and biases [rows, members]."""
+        return rows[:, : self.members * self.factors], rows[:, self.members * self.factors :]
 
     def call(self, inputs):
         # Gathered from the variables themselves: from the Keras ones it would be from a copy of the table.
-        user, item = inputs["user"], inputs["item"]  # [batch]
-        known_user, known_item = (tf.cast(ids > 0, self.compute_dtype)[:, None] for ids in (user, item))  # [batch, 1]
-        p = tf.gather(self.user_vectors.value, user) * known_user  # [batch, members * factors]
-        q = tf.gather(self.item_vectors.value, item) * known_item  # [batch, members * factors]
-        b = tf.gather(self.user_bias.value, user) * known_user  # [batch, members]
-        c = tf.gather(self.item_bias.value, item) * known_item  # [batch, members]
+        users, items = tf.gather(self.users.value, inputs["user"]), tf.gather(self.items.value, inputs["item"])
+        (p, b), (q, c) = self.split(users), self.split(items)
         products = tf.reduce_sum(tf.reshape(p * q, [-1, self.members, self.factors]), axis=2)  # [batch, members]
-        ratings = self.mean + b + c + products
-        penalty = tf.add_n([tf.reduce_sum(rows * rows, axis=1) for rows in (p, q, b, c)])  # [batch]
+        ratings = self.mean + b + c + products  # [batch, members]
+        # A sum as a product with ones: XLA adds up the rows of a matrix one number at a time.
+        penalty = tf.linalg.matvec(users * users + items * items, tf.ones([users.shape[1]], users.dtype))  # [batch]
         return {"rating": tf.reduce_mean(ratings, axis=1), "ratings": ratings, "penalty": penalty}
 
 
@@ -105,12 +111,11 @@ class Serving(tf.Module):
         @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "user_id")])
         def recommend(user_id):
             user = self.inputs.users.lookup(user_id) + 1  # [batch]
-            known = tf.cast(user > 0, factors.compute_dtype)[:, None]  # [batch, 1]
-            p = tf.gather(factors.user_vectors, user) * known  # [batch, members * factors]
-            products = p @ tf.transpose(factors.item_vectors[1:]) / factors.members  # [batch, items]
-            of_user = tf.reduce_mean(tf.gather(factors.user_bias, user) * known, axis=1, keepdims=True)  # [batch, 1]
-            of_item = tf.reduce_mean(factors.item_bias[1:], axis=1)  # [items]
-            scores = factors.mean + of_user + of_item + products  # [batch, items]
+            p, b = factors.split(tf.gather(factors.users, user))  # [batch, members * factors], [batch, members]
+            q, c = factors.split(factors.items[1:])  # [items, members * factors], [items, members]
+            products = tf.matmul(p, q, transpose_b=True) / factors.members  # [batch, items]
+            biases = tf.reduce_mean(b, axis=1)[:, None] + tf.reduce_mean(c, axis=1)  # [batch, items]
+            scores = factors.mean + biases + products  # [batch, items]
             rows = tf.gather(seen, user)  # ragged [batch, None]
             places = tf.stack([tf.cast(rows.value_rowids(), tf.int32), rows.flat_values], axis=1)  # [n, 2]
             hidden = tf.fill([tf.shape(places)[0]], scores.dtype.min)

@@ -113,7 +113,9 @@ def test_clipping_at_infinity_changes_no_bit(case):
     for options in ({}, {"clipnorm": np.inf}, {"clipvalue": np.inf}, {"global_clipnorm": np.inf}, {"clipnorm": 1e30}):
         variables = problem.variables(problem.SMALL)
         paths.append(problem.descend(problem.built(case.make(**options), variables), variables, stored))
-    assert all(problem.far(path, paths[0]) == 0 for path in paths[1:])
+    assert all(problem.far(path, paths[0]) == 0 for path in paths[1:-1])
+    # A finite limit needs the sum of a row's slices, which plain SGD would else add one by one: it rounds otherwise.
+    assert problem.far(paths[-1], paths[0]) <= (1e-6 if case.make().additive else 0)
 
 
 def times(gradient, factor):

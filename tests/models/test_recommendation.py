@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import custom_optimizers
 from models import recommendation
 from models.analysis import RatingsAnalysis
 from models.options import Recommendation
@@ -28,8 +29,8 @@ def model() -> keras.Model:
     model = recommendation.build(OPTIONS, ANALYSIS)
     layer = next(layer for layer in model.layers if isinstance(layer, Factorisation))
     random = np.random.default_rng(0)
-    for variable in layer.weights:  # the row of the unknown is filled too: it must not matter
-        variable.assign(random.normal(0, 0.5, variable.shape))
+    for variable in layer.weights:
+        variable.assign(np.concatenate([np.zeros((1, variable.shape[1])), random.normal(0, 0.5, variable[1:].shape)]))
     return model
 
 
@@ -44,13 +45,11 @@ def factorisation(model) -> Factorisation:
 
 def parts(model) -> dict[str, np.ndarray]:
     """user_bias and item_bias [rows, members], user and item [rows, members, factors]."""
-    layer, shape = factorisation(model), (-1, OPTIONS.members, OPTIONS.factors)
-    return {
-        "user_bias": layer.user_bias.numpy(),
-        "item_bias": layer.item_bias.numpy(),
-        "user": layer.user_vectors.numpy().reshape(shape),
-        "item": layer.item_vectors.numpy().reshape(shape),
-    }
+    layer, found = factorisation(model), {}
+    for name, table in (("user", layer.users), ("item", layer.items)):
+        vectors, biases = layer.split(table.numpy())
+        found |= {name: vectors.reshape(-1, OPTIONS.members, OPTIONS.factors), f"{name}_bias": biases}
+    return found
 
 
 def of_members(p: dict[str, np.ndarray], user: int, item: int) -> np.ndarray:
@@ -61,6 +60,15 @@ def of_members(p: dict[str, np.ndarray], user: int, item: int) -> np.ndarray:
 def rate(serving, user: str, item: str) -> float:
     answer = serving.functions["serving_default"](user_id=tf.constant([user]), item_id=tf.constant([item]))
     return float(answer["rating"][0])
+
+
+def test_vectors_start_small_and_different_biases_and_the_row_of_the_unknown_at_zero():
+    p = parts(recommendation.build(OPTIONS, ANALYSIS))
+    for name in ("user", "item"):
+        assert not p[name][0].any()
+        assert not p[f"{name}_bias"].any()
+        assert 0.02 < p[name][1:].std() < 0.3
+    assert len(np.unique(np.concatenate([p["user"][1:].ravel(), p["item"][1:].ravel()]))) == 5 * p["user"][0].size
 
 
 def test_a_rating_is_the_members_mean_of_global_mean_plus_biases_plus_the_product_of_the_vectors(model, serving):
@@ -78,7 +86,8 @@ def test_an_unknown_user_gets_the_items_average_an_unknown_item_the_users_both_t
 
 def test_ratings_stay_in_the_range_of_the_training_ratings(model, serving):
     layer = factorisation(model)
-    layer.item_bias.assign(np.repeat([[0.0], [100.0], [-100.0], [0.0]], OPTIONS.members, axis=1))
+    biases = np.repeat([[0.0], [100.0], [-100.0], [0.0]], OPTIONS.members, axis=1)
+    layer.items.assign(np.concatenate([layer.split(layer.items.numpy())[0], biases], axis=1))
     assert rate(serving, "ann", "a") == 5.0
     assert rate(serving, "ann", "b") == 1.0
 
@@ -119,34 +128,46 @@ def test_a_member_gets_the_gradient_that_it_would_get_alone(model, serving):
     target, ids = tf.constant([1.0, 5.0]), {"user": tf.constant([1, 2]), "item": tf.constant([3, 1])}
     alone = Recommendation(factors=OPTIONS.factors, members=1, l2=OPTIONS.l2)
     single = recommendation.build(alone, ANALYSIS)
-    p = parts(model)
-    for variable, rows in zip(single.trainable_variables, p.values(), strict=True):
-        variable.assign(rows[:, 1:].reshape(variable.shape))  # the second member
+    layer = factorisation(model)
+
+    def of_second(table: np.ndarray) -> np.ndarray:
+        vectors, biases = layer.split(table)
+        return np.concatenate([vectors[:, OPTIONS.factors :], biases[:, 1:]], axis=1)
+
+    for variable, table in zip(single.trainable_variables, model.trainable_variables, strict=True):
+        variable.assign(of_second(table.numpy()))
 
     def gradients(model, options):
         with tf.GradientTape() as tape:
             value = tf.reduce_sum(recommendation.loss(target, model(ids), options))
-        return [tf.convert_to_tensor(g) for g in tape.gradient(value, [v.value for v in model.trainable_variables])]
+        found = tape.gradient(value, [v.value for v in model.trainable_variables])
+        return [tf.convert_to_tensor(g).numpy() for g in found]
 
-    for one, all_members in zip(gradients(single, alone), gradients(model, OPTIONS), strict=True):
-        np.testing.assert_allclose(one, np.split(all_members, OPTIONS.members, axis=1)[1], rtol=1e-4, atol=1e-6)
+    for one, every in zip(gradients(single, alone), gradients(model, OPTIONS), strict=True):
+        np.testing.assert_allclose(one, of_second(every), rtol=1e-4, atol=1e-6)
 
 
-def test_the_rows_of_the_unknown_get_no_gradient(model, serving):
-    layer = factorisation(model)
-    with tf.GradientTape() as tape:
-        outputs = model({"user": tf.constant([0]), "item": tf.constant([0])})
-        value = tf.reduce_sum(outputs["rating"] + outputs["penalty"])
-    for gradient in tape.gradient(value, [v.value for v in layer.trainable_variables]):
-        np.testing.assert_array_equal(tf.convert_to_tensor(gradient)[0], np.zeros_like(gradient.values[0]))
+@pytest.mark.parametrize("rule", [custom_optimizers.LazyAdam, custom_optimizers.Adam, custom_optimizers.Muon])
+def test_the_row_of_the_unknown_stays_zero_while_the_others_move(rule):
+    model = recommendation.build(OPTIONS, ANALYSIS)
+    weights, optimizer = model.trainable_variables, rule(0.1)
+    before = [weight.numpy() for weight in weights]
+    for _ in range(3):
+        with tf.GradientTape() as tape:
+            outputs = model({"user": tf.constant([1, 2, 2]), "item": tf.constant([3, 1, 2])})
+            value = tf.reduce_sum(recommendation.loss(tf.constant([1.0, 5.0, 2.0]), outputs, OPTIONS))
+        optimizer.apply(tape.gradient(value, weights), weights)
+    for old, weight in zip(before, weights, strict=True):
+        assert not weight.numpy()[0].any()
+        assert (old[1:] != weight.numpy()[1:]).all()
 
 
 def test_users_and_items_do_not_start_with_the_same_vectors():
     p = parts(recommendation.build(OPTIONS, ANALYSIS))
-    assert (p["user"][:3] != p["item"][:3]).any(axis=2).all()
+    assert (p["user"][1:3] != p["item"][1:3]).any(axis=2).all()
 
 
 def test_members_do_not_start_with_the_same_vectors():
     for vectors in ("user", "item"):
         first, second = np.moveaxis(parts(recommendation.build(OPTIONS, ANALYSIS))[vectors], 1, 0)
-        assert (first != second).all()
+        assert (first[1:] != second[1:]).all()

@@ -43,10 +43,10 @@ def clips(*limits: float | None) -> bool:
 
 def clipped(gradients: list, each: float | None, together: float | None, value: float | None) -> list:
     """The one of Keras' three clippings that is set: clipnorm, global_clipnorm or clipvalue. Infinity is none."""
-    if clips(each):
+    if each and clips(each):
         return [by_norm(g, each) for g in gradients]
-    if clips(together):
+    if together and clips(together):
         return by_global_norm(gradients, together)
-    if clips(value):
+    if value and clips(value):
         return [by_value(g, value) for g in gradients]
     return gradients

@@ -42,7 +42,7 @@ def cifar10_fast() -> Config:
     minibatch run cifar10-fast --data.path TFDS_DIR
 
     Test accuracy 0.892 (95%: 0.886 to 0.899), validation 0.895, on images re-encoded as JPEG, on an AMD EPYC; seed 0.
-    Some 12 minutes of training on 2 cores that do nothing else, reckoned from the time of an update (0.44 s).
+    12 to 15 minutes of training on 2 cores that do nothing else, reckoned from the fastest updates (0.44 to 0.57 s).
     It computes in bfloat16, unmeasured: where the CPU has no bfloat16 instructions add --train.precision float32.
     """
     return Config(
@@ -66,7 +66,7 @@ def cifar10_best() -> Config:
 
     minibatch run cifar10-best --data.path TFDS_DIR
 
-    Not measured yet: some 75 minutes of training on 2 cores of an AMD EPYC, reckoned from the work; seed 0. As to
+    Not measured yet: 70 to 90 minutes of training on 2 cores of an AMD EPYC, reckoned from the work; seed 0. As to
     bfloat16 see cifar10-fast.
     """
     fast = cifar10_fast()

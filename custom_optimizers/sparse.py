@@ -28,11 +28,17 @@ def summed(gradient, stay_sparse: bool, shape: tuple):
 
 
 def _summed_in_place(ids, values, count: int):
-    """The same with shapes that XLA knows: each row's sum stands where the row comes first; its other places hold a
-    zero gradient for row `count`, which is none: XLA drops writes to it."""
+    """The same with shapes that XLA knows: each row's sum stands in one of its places; the others hold a zero gradient
+    for row `count`, which is none: XLA drops writes to it."""
     import tensorflow as tf
 
     n = tf.size(ids)
+    if 0 < count <= _SMALL:  # the norm of a gradient is asked without its table
+        places = tf.range(n)
+        last = tf.tensor_scatter_nd_max(tf.fill([count], -1), ids[:, None], places)  # [count]: where a row comes last
+        place = tf.gather(last, ids)  # [n]
+        rows = tf.where(place == places, ids, tf.cast(count, ids.dtype))
+        return rows, tf.math.unsorted_segment_sum(values, place, n)
     if ids.shape[0] is not None and ids.shape[0] <= _FEW:
         places = tf.range(n)
         place = tf.reduce_min(tf.where(ids[:, None] == ids[None, :], places[None, :], n), axis=1)  # [n]: first equal
@@ -47,7 +53,8 @@ def _summed_in_place(ids, values, count: int):
     return tf.where(live, rows, tf.cast(count, ids.dtype)), tf.math.unsorted_segment_sum(values, place, n)
 
 
-_FEW = 512  # up to here comparing all pairs costs less than sorting
+_SMALL = 2**15  # rows up to which a number for each of them costs less than comparing
+_FEW = 512  # slices up to which comparing all pairs costs less than sorting
 
 
 def _under_xla() -> bool:

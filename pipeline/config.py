@@ -151,7 +151,7 @@ class Train:
     keep: int = 2
     """Checkpoints kept besides the best."""
     deterministic: bool = True
-    """The same seed gives the same model, bit for bit (tf.config.experimental.enable_op_determinism)."""
+    """The same seed gives the same model, bit for bit; see training/determinism.py."""
     tensorboard: bool = True
     """Write TensorBoard event files."""
 

@@ -22,7 +22,7 @@ from models.spec import spec_of
 from pipeline import records
 from pipeline.advice.proofs import Distribution
 from pipeline.errors import REFUSED, USAGE, UserError
-from pipeline.training import descent, inputs, step
+from pipeline.training import descent, determinism, inputs, step
 from pipeline.training.rows import prepare
 
 
@@ -137,7 +137,7 @@ def _strategies(config: Distribution) -> list[tf.distribute.Strategy]:
     if len(devices) < config.replicas:
         raise UserError(f"--replicas {config.replicas}: TensorFlow runs with {len(devices)} devices already.", USAGE)
     if config.train.deterministic:
-        tf.config.experimental.enable_op_determinism()
+        determinism.enable()
     return [
         tf.distribute.OneDeviceStrategy(devices[0]),
         tf.distribute.MirroredStrategy(devices[: config.replicas], tf.distribute.ReductionToOneDevice()),

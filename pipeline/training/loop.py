@@ -28,7 +28,7 @@ from pipeline import checkpoints, manifest, records, runs
 from pipeline.config import Config
 from pipeline.errors import TERMINATED, USAGE, UserError
 from pipeline.release.evaluate import evaluate
-from pipeline.training import cluster, descent, failure, inputs, plan, step
+from pipeline.training import cluster, descent, determinism, failure, inputs, plan, step
 from pipeline.training.journal import Journal
 from pipeline.training.monitors import Monitor
 from pipeline.training.progress import Progress
@@ -57,7 +57,7 @@ def train(config: Config, records_dir: Path, preset: str = "") -> Path:
     """
     manifest.verify(records_dir)
     if config.train.deterministic:
-        tf.config.experimental.enable_op_determinism()
+        determinism.enable()
     strategy = strategy_of(config.train.strategy)  # before anything else of TensorFlow: clusters are set up only once
     with ExitStack() as held:
 

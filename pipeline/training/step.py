@@ -9,7 +9,7 @@ import tensorflow as tf
 from models import noise
 from models.spec import ModelSpec
 from pipeline.config import Config
-from pipeline.training import descent
+from pipeline.training import descent, determinism
 from pipeline.training.inputs import Part, batch
 
 
@@ -39,7 +39,7 @@ def compiled(
             shares = losses * tf.cast(part.weights[i], losses.dtype)  # [share]: this replica's part of the mean
             objective = tf.reduce_sum(shares)
             if model.losses:
-                objective += tf.add_n(model.losses) / replicas
+                objective += sum(model.losses) / replicas
             objective = optimizer.scale_loss(objective) if scaled else objective
         gradients = tape.gradient(objective, model.trainable_variables)
         if replicas > 1:
@@ -57,7 +57,8 @@ def compiled(
         skipped, bad, shares = tf.constant(0), tf.constant(-1), tf.zeros([config.train.batch_size], kind)
         count = tf.cast(part.count, tf.int32)
         for i in tf.range(count):
-            outcome = strategy.run(update, args=(part, i, i == count - 1))
+            with determinism.sums_in_pairs():
+                outcome = strategy.run(update, args=(part, i, i == count - 1))
             each, norm, finite = (strategy.experimental_local_results(value)[0] for value in outcome)  # all agree
             loss = tf.reduce_sum(each)
             made = finite if skips else True

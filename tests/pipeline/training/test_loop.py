@@ -65,7 +65,7 @@ def test_it_learns_and_the_best_epoch_is_the_one_exported(task, records, tmp_pat
     assert losses[-1] < losses[0]
 
 
-@pytest.mark.parametrize("task", ["image", "sentiment"])
+@pytest.mark.parametrize("task", tiny.TASKS)
 def test_a_seed_decides_every_bit_and_another_seed_another_model(task, records, tmp_path):
     config = tiny.config(task, tmp_path / "a")
     first = final(loop.train(config, records[task]))

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from pipeline import checkpoints, records, runs
 from pipeline.advice.proofs import Resumption
@@ -56,8 +55,9 @@ def verify(config: Resumption, preset: str) -> None:
                 f"verify-resume {preset}: the killed run is not the undisturbed one: {difference}.", REFUSED
             )
         lines, last = len(journal.read(killed)), checkpoints.listed(killed / "checkpoints")[-1]
+        arrays = len(checkpoints.arrays(last))
         print(
-            f"verdict: bit-equal. {lines} lines of {journal.NAME}, each step once, and {len(_arrays(last))} arrays of "
+            f"verdict: bit-equal. {lines} lines of {journal.NAME}, each step once, and {arrays} arrays of "
             f"checkpoint {last.name} are the same."
         )
 
@@ -81,7 +81,7 @@ def _differences(one: Path, two: Path) -> Iterator[str | None]:
     yield _mapping("training.json", *({key: outcome.get(key) for key in OUTCOME} for outcome in outcomes))
     names = {outcomes[0]["best_checkpoint"], checkpoints.listed(one / "checkpoints")[-1].name}
     for name in sorted(names):
-        yield _mapping(f"checkpoint {name}", *(_arrays(run / "checkpoints" / name) for run in (one, two)))
+        yield _mapping(f"checkpoint {name}", *(checkpoints.arrays(run / "checkpoints" / name) for run in (one, two)))
 
 
 def _plan(run: Path) -> dict[str, Any]:
@@ -121,11 +121,6 @@ def _apart(a: np.ndarray, b: np.ndarray) -> str:
         return ""
     largest = np.nanmax(np.abs(np.subtract(a, b, dtype=np.float64)), initial=0.0)
     return f" in {int((a != b).sum())} of {a.size} numbers, by up to {largest:.3g}"
-
-
-def _arrays(checkpoint: Path) -> dict[str, np.ndarray]:
-    reader = tf.train.load_checkpoint(str(checkpoint / "state"))
-    return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
 
 
 def _check(config: Resumption) -> None:

@@ -11,28 +11,21 @@ from pipeline.training.step import Outcome
 NAMED = 10  # examples named, at the most
 
 
-def failed(outcome: Outcome, count: int) -> int | None:
-    """Which of the call's updates was the first whose loss or gradient is not finite; None if all are."""
-    if (bad := int(outcome.bad)) >= 0:
-        return bad
-    return None if np.isfinite(outcome.norm) else count - 1
-
-
 def words(outcome: Outcome, update: int, batches: Batches, records_dir: Path, task: str) -> str:
     """ "the loss is nan at update 7; it comes from example 12": of the update after `update` ones."""
     numbers, weights = batches.examples(update)
     shares = np.asarray(outcome.shares)  # [batch]
     counted = numbers[weights > 0]
     guilty = numbers[(weights > 0) & ~np.isfinite(shares)]
-    value = shares.sum() if int(outcome.bad) >= 0 else outcome.norm
-    what = "gradient" if np.isfinite(shares.sum()) else "loss"
+    loss = float(shares.sum())
+    what = "the gradient is not finite" if np.isfinite(loss) else f"the loss is {loss}"
     if len(guilty) == len(counted):
         blame = "every example of its batch has one: the weights have left all bounds"
     elif len(guilty):
         blame = f"it comes from {named(guilty, records_dir, task)}"
     else:
         blame = f"the batch is {named(counted, records_dir, task)}"
-    return f"the {what} is {float(value)} at update {update + 1}; {blame}"
+    return f"{what} at update {update + 1}; {blame}"
 
 
 def named(numbers: np.ndarray, records_dir: Path, task: str) -> str:

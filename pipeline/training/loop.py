@@ -165,9 +165,11 @@ class Loop:
                 outcome = self._call(count)
                 if last and self.chief:
                     monitored = self.monitor.read()
-                if (bad := failure.failed(outcome, count)) is not None and not self._survives(outcome, bad, start, end):
+                skipped = int(outcome.skipped)
+                self.standing.count_skipped(skipped, count)
+                if outcome.bad >= 0 and not self._survives(outcome, start, end):
                     return
-                losses += [float(outcome.loss)] * (count - int(outcome.skipped))
+                losses += [float(outcome.loss)] * (count - skipped)
                 self.standing.step += count
             self._log(losses, outcome, monitored, (end - start) / (time.perf_counter() - before))
         if (
@@ -203,17 +205,15 @@ class Loop:
 
     # 5. What is not finite.
 
-    def _survives(self, outcome: step.Outcome, bad: int, start: int, end: int) -> bool:
+    def _survives(self, outcome: step.Outcome, start: int, end: int) -> bool:
         """Whether the updates from `start` to `end` go on after one that was not finite; raises where the run must not.
         After False the run stands at its last checkpoint."""
         standing, policy = self.standing, self.options.non_finite
-        words = failure.words(outcome, standing.step + bad, self.batches, self.records_dir, self.config.task)
-        if policy == "skip":
-            standing.skipped += int(outcome.skipped)
-            standing.skipped_in_a_row = standing.skipped_in_a_row + int(outcome.skipped) if outcome.loss == 0 else 0
-            if standing.skipped_in_a_row < MOST_SKIPPED:
-                log.warning("%s: %s; the update was skipped.", self.run_dir, words)
-                return True
+        update = standing.step + int(outcome.bad)
+        words = failure.words(outcome, update, self.batches, self.records_dir, self.config.task)
+        if policy == "skip" and standing.skipped_in_a_row < MOST_SKIPPED:
+            log.warning("%s: %s; the update was skipped.", self.run_dir, words)
+            return True
         if policy == "rollback" and len(standing.left_out) < MOST_ROLLBACKS:
             log.warning(
                 "%s: %s; back to the last checkpoint, leaving out updates %d to %d.",

@@ -21,6 +21,7 @@ class Standing:
     skipped: int = 0
     """Updates that were not made, since loss or gradient were not finite."""
     skipped_in_a_row: int = 0
+    """Of these, how many since a call made an update at all."""
     left_out: list[list[int]] = field(default_factory=list)
     """[first, end) of the updates that are left out since the run was rolled back from them."""
 
@@ -32,6 +33,11 @@ class Standing:
             return False
         self.best_score, self.best_epoch, self.best_checkpoint = score, epoch, f"{step:09d}"
         return True
+
+    def count_skipped(self, skipped: int, updates: int) -> None:
+        """Takes in a call of so many updates, of which some were skipped."""
+        self.skipped += skipped
+        self.skipped_in_a_row = self.skipped_in_a_row + skipped if skipped == updates else 0
 
     def out_of_patience(self, patience: int) -> bool:
         return self.validated - self.best_epoch >= patience

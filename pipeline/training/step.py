@@ -19,7 +19,7 @@ class Outcome(NamedTuple):
     loss: Any  # mean over the updates that were made
     norm: Any  # global norm of the last update's gradient, before clipping
     skipped: Any  # how many updates were left out, since loss or gradient were not finite
-    bad: Any  # which update of the call was the first without a finite loss (or gradient, if it was skipped), or -1
+    bad: Any  # which update of the call was the first whose loss or known gradient is not finite, or -1
     shares: Any  # [batch]: what each example of that update added to its loss; NaN or inf tells which one it was
 
 
@@ -64,7 +64,8 @@ def compiled(
             made = finite if skips else True
             total += tf.where(made, loss, 0.0)
             skipped += tf.cast(tf.logical_not(made), tf.int32)
-            finite = tf.math.is_finite(loss) & made
+            # A scaled gradient may overflow: loss scaling leaves that update out by itself.
+            finite = tf.math.is_finite(loss) & made & (scaled or tf.math.is_finite(norm))
             shares = tf.where((bad < 0) & ~finite, each, shares)
             bad = tf.where((bad < 0) & ~finite, i, bad)
         return Outcome(total / tf.cast(tf.maximum(count - skipped, 1), kind), norm, skipped, bad, shares)

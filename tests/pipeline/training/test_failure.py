@@ -1,11 +1,13 @@
 """Claims about losses and gradients that are not finite."""
 
 import dataclasses
+import functools
 import logging
 
 import numpy as np
 import pytest
 
+import custom_optimizers
 from pipeline import checkpoints, runs
 from pipeline.config import Optimizer
 from pipeline.errors import UserError
@@ -64,6 +66,24 @@ def test_a_skipped_update_leaves_no_trace(name, strategy, poisoned, records, tmp
     last = arrays(run_dir)
     assert all(np.isfinite(array).all() for array in last.values() if array.dtype.kind == "f")
     assert next(int(a) for n, a in last.items() if n.startswith("optimizer/") and "iteration" in n) == 10
+
+
+def test_updates_that_are_skipped_now_and_then_add_up_to_no_alarm(poisoned, records, tmp_path):
+    run_dir = train(records, tmp_path, non_finite="skip", steps_per_call=1, epochs=25, patience=25)
+    assert runs.finished(run_dir)["skipped"] == 25 > loop.MOST_SKIPPED
+
+
+def test_a_scaled_gradient_that_overflows_is_loss_scalings_own_business(tmp_path, monkeypatch):
+    scaled = functools.partial(custom_optimizers.LossScaleOptimizer, initial_scale=2.0**40)
+    monkeypatch.setattr(custom_optimizers, "LossScaleOptimizer", scaled)
+    config = tiny.config("image", tmp_path, precision="mixed_float16", steps_per_call=1)
+    lines = read(loop.train(config, tiny.records_dir("image", tmp_path)))
+    assert not np.isfinite([line["gradient_norm"] for line in lines if line["split"] == "train"]).all()
+
+
+def test_a_gradient_that_is_not_finite_is_called_so(records, tmp_path):
+    with pytest.raises(UserError, match=r"the gradient is not finite at update \d+; the batch is examples train-"):
+        train(records, tmp_path, "sgd", 1e10, steps_per_call=1)
 
 
 def test_skipping_does_not_change_what_is_finite(records, tmp_path):

@@ -7,12 +7,13 @@ import os
 import signal
 import socket
 from collections.abc import Awaitable, Callable, Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 
 import uvicorn
 
 from serving.server import rest, rpc
 from serving.server.config import ConfigError, ModelConfig, discover
+from serving.server.engine import Engine
 from serving.server.flags import Flags
 from serving.server.lifecycle import Models
 from serving.server.load import load
@@ -48,12 +49,13 @@ async def serve(
         failed = ", ".join(f"{name}/{version}: {error}" for name, version, error in models.failures())
         raise ConfigError(f"no model became available: {failed}", _LOAD_FAILED)
 
+    engine = Engine(models, workers)
     stops: list[Stop] = []
     if rest_port:
-        stops.append(await _start_rest(models, workers, rest_port, flags))
+        stops.append(await _start_rest(engine, rest_port, flags))
     if rpc_port:
         rpc_port.close()
-        stops.append(await _start_rpc(models, workers, flags))
+        stops.append(await _start_rpc(engine, flags))
     print(_ready_line(flags, models), flush=True)
 
     while not await _stopped(stop, flags.file_system_poll_wait_seconds):
@@ -70,9 +72,9 @@ class _RestServer(uvicorn.Server):
         yield  # `serve` handles them, for both protocols
 
 
-async def _start_rest(models: Models[Servable], workers: Executor, held: socket.socket, flags: Flags) -> Stop:
+async def _start_rest(engine: Engine, held: socket.socket, flags: Flags) -> Stop:
     settings = uvicorn.Config(
-        rest.application(models, workers, flags.rest_api_timeout_in_ms),
+        rest.application(engine, flags.rest_api_timeout_in_ms),
         lifespan="off",
         log_config=None,
         access_log=False,
@@ -93,8 +95,8 @@ async def _start_rest(models: Models[Servable], workers: Executor, held: socket.
     return stop
 
 
-async def _start_rpc(models: Models[Servable], workers: Executor, flags: Flags) -> Stop:
-    server, health = rpc.build(models, workers)
+async def _start_rpc(engine: Engine, flags: Flags) -> Stop:
+    server, health = rpc.build(engine)
     try:
         server.add_insecure_port(f"[{flags.bind}]:{flags.port}" if ":" in flags.bind else f"{flags.bind}:{flags.port}")
     except RuntimeError as error:

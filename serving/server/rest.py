@@ -1,11 +1,9 @@
 """TF Serving's REST protocol as an ASGI application: routes as data, handlers that raise, one place that answers."""
 
-import asyncio
 import logging
 import re
 import zlib
 from collections.abc import Awaitable, Callable
-from concurrent.futures import Executor
 from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes
 
@@ -15,12 +13,9 @@ from starlette.responses import HTMLResponse, Response
 from tensorflow_serving.apis import get_model_metadata_pb2, model_pb2
 
 from serving.server import json_format as json_text
-from serving.server import model_info
+from serving.server import json_predict, model_info
+from serving.server.engine import Engine
 from serving.server.errors import HTTP, Code, RequestError, invalid
-from serving.server.json_parse import parse
-from serving.server.json_tensors import read_columns, read_rows
-from serving.server.lifecycle import Models
-from serving.server.servable import DEFAULT_SIGNATURE, Servable
 
 log = logging.getLogger("serving")
 
@@ -34,10 +29,10 @@ _MODEL = rf"(?i:/v1/models)(?:/(?P<name>[^/:]+))?{_VERSION}"
 class Route(NamedTuple):
     method: str
     path: re.Pattern[str]
-    answer: Callable[[Models[Servable], model_pb2.ModelSpec, bytes, int], bytes]
+    answer: Callable[[Engine, model_pb2.ModelSpec, bytes, int], Awaitable[bytes]]
 
 
-def application(models: Models[Servable], workers: Executor, timeout_ms: int) -> Callable[..., Awaitable[None]]:
+def application(engine: Engine, timeout_ms: int) -> Callable[..., Awaitable[None]]:
     """An ASGI application; `timeout_ms` bounds the run of one request."""
 
     async def application(scope: Any, receive: Any, send: Any) -> None:
@@ -51,8 +46,7 @@ def application(models: Models[Servable], workers: Executor, timeout_ms: int) ->
             else:
                 route, spec = _match(request.method, path, scope["query_string"])
                 body = _inflated(await request.body(), request.headers.get("content-encoding", ""))
-                loop = asyncio.get_running_loop()
-                answer = await loop.run_in_executor(workers, route.answer, models, spec, body, timeout_ms)
+                answer = await route.answer(engine, spec, body, timeout_ms)
                 response = Response(answer, media_type="application/json")
         except ClientDisconnect:
             return
@@ -114,54 +108,19 @@ def _inflated(body: bytes, encoding: str) -> bytes:
     return inflated if inflater.eof else b""
 
 
-def _predict(models: Models[Servable], spec: model_pb2.ModelSpec, body: bytes, timeout_ms: int) -> bytes:
-    request = parse(body)
-    if not isinstance(request, dict):
-        raise invalid(f"JSON Value: {json_text.shown(request)} Is not object")
-    signature_name = request.get("signature_name", "")
-    if not isinstance(signature_name, str):
-        raise _misformed(request, "not formatted correctly. 'signature_name' key must be a string value.")
-    signature_name = signature_name or DEFAULT_SIGNATURE
-    with models.lease(spec.name, model_info.wanted_version(spec)) as (_, servable):
-        signature = servable.signatures.get(signature_name)
-        if signature is None:
-            raise invalid(f'Serving signature name: "{signature_name}" not found in signature def')
-        types = {name: info.dtype for name, info in signature.inputs.items()}
-        if not types:
-            raise invalid(f"Failed to get input map for signature: {signature_name}")
-        by_rows = _has_rows(request)
-        inputs = read_rows(request["instances"], types) if by_rows else read_columns(request["inputs"], types)
-        outputs = servable.run(signature, inputs, sorted(signature.outputs), timeout_ms)
-    return json_text.rows(outputs) if by_rows else json_text.columns(outputs)
+async def _predict(engine: Engine, spec: model_pb2.ModelSpec, body: bytes, timeout_ms: int) -> bytes:
+    request = json_predict.parsed(body)
+    _, text = await engine.answer(spec, lambda servable: json_predict.read(servable, request), timeout_ms)
+    return text
 
 
-def _has_rows(request: dict[str, Any]) -> bool:
-    if "instances" not in request:
-        if "inputs" not in request:
-            raise invalid("Missing 'inputs' or 'instances' key")
-        return False
-    if "inputs" in request:
-        raise _misformed(
-            request, "Not formatted correctly expecting only one of 'inputs' or 'instances' keys to exist "
-        )
-    if not isinstance(request["instances"], list):
-        raise _misformed(request, "Expecting 'instances' to be an list/array")
-    if not request["instances"]:
-        raise _misformed(request, "No values in 'instances' array")
-    return True
+async def _status(engine: Engine, spec: model_pb2.ModelSpec, body: bytes, timeout_ms: int) -> bytes:
+    return _printed(model_info.status(engine.models, spec)).encode()
 
 
-def _misformed(request: dict[str, Any], what: str) -> RequestError:
-    return invalid(f"JSON Value: {json_text.shown(request)} {what}")
-
-
-def _status(models: Models[Servable], spec: model_pb2.ModelSpec, body: bytes, timeout_ms: int) -> bytes:
-    return _printed(model_info.status(models, spec)).encode()
-
-
-def _metadata(models: Models[Servable], spec: model_pb2.ModelSpec, body: bytes, timeout_ms: int) -> bytes:
+async def _metadata(engine: Engine, spec: model_pb2.ModelSpec, body: bytes, timeout_ms: int) -> bytes:
     """Composed by hand, as in TF Serving: an Any inside the printed message would carry a type URL."""
-    response = model_info.metadata(models, spec)
+    response = model_info.metadata(engine.models, spec)
     signatures = get_model_metadata_pb2.SignatureDefMap()
     response.metadata["signature_def"].Unpack(signatures)
     text = (

@@ -1,9 +1,7 @@
 """TF Serving's gRPC services: methods as data, and one place that turns errors into status codes."""
 
-import asyncio
 import logging
-from collections.abc import Callable
-from concurrent.futures import Executor
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import grpc
@@ -16,11 +14,10 @@ from tensorflow_serving.apis import (
     prediction_service_pb2,
 )
 
-from serving.server import model_info
+from serving.server import model_info, predict
+from serving.server.engine import Engine
 from serving.server.errors import GRPC, Code, RequestError
-from serving.server.lifecycle import Models
-from serving.server.predict import predict
-from serving.server.servable import DEFAULT_SIGNATURE, Servable
+from serving.server.servable import DEFAULT_SIGNATURE
 
 log = logging.getLogger("serving")
 
@@ -33,15 +30,15 @@ _OPTIONS = [
 ]
 
 
-def build(models: Models[Servable], workers: Executor) -> tuple[grpc.aio.Server, health.aio.HealthServicer]:
+def build(engine: Engine) -> tuple[grpc.aio.Server, health.aio.HealthServicer]:
     """A server without a port yet, and its health service."""
     server = grpc.aio.server(options=_OPTIONS)
     for service, methods in _METHODS.items():
         handlers = {
             name: grpc.unary_unary_rpc_method_handler(
-                _answering(run, models, workers), request.FromString, response.SerializeToString
+                _answering(method, engine), request.FromString, response.SerializeToString
             )
-            for name, (run, request, response) in methods.items()
+            for name, (method, request, response) in methods.items()
         }
         server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(service, handlers)])
     servicer = health.aio.HealthServicer()
@@ -54,25 +51,24 @@ async def report_serving(servicer: health.aio.HealthServicer) -> None:
         await servicer.set(service, health_pb2.HealthCheckResponse.SERVING)
 
 
-def _predict(models: Models[Servable], request: predict_pb2.PredictRequest, timeout_ms: int | None) -> Any:
+async def _predict(engine: Engine, request: predict_pb2.PredictRequest, timeout_ms: int | None) -> Any:
     spec = model_info.not_missing(request)
-    with models.lease(spec.name, model_info.wanted_version(spec)) as (number, servable):
-        response = predict(servable, request, timeout_ms)
+    number, response = await engine.answer(spec, lambda servable: predict.read(servable, request), timeout_ms)
     response.model_spec.name = spec.name
     response.model_spec.version.value = number
     response.model_spec.signature_name = spec.signature_name or DEFAULT_SIGNATURE
     return response
 
 
-def _metadata(models: Models[Servable], request: Any, timeout_ms: int | None) -> Any:
-    return model_info.metadata(models, model_info.not_missing(request), request.metadata_field)
+async def _metadata(engine: Engine, request: Any, timeout_ms: int | None) -> Any:
+    return model_info.metadata(engine.models, model_info.not_missing(request), request.metadata_field)
 
 
-def _status(models: Models[Servable], request: Any, timeout_ms: int | None) -> Any:
-    return model_info.status(models, model_info.not_missing(request))
+async def _status(engine: Engine, request: Any, timeout_ms: int | None) -> Any:
+    return model_info.status(engine.models, model_info.not_missing(request))
 
 
-_METHODS: dict[str, dict[str, tuple[Callable[..., Any], Any, Any]]] = {
+_METHODS: dict[str, dict[str, tuple[Callable[..., Awaitable[Any]], Any, Any]]] = {
     prediction_service_pb2.DESCRIPTOR.services_by_name["PredictionService"].full_name: {
         "Predict": (_predict, predict_pb2.PredictRequest, predict_pb2.PredictResponse),
         "GetModelMetadata": (
@@ -91,13 +87,12 @@ _METHODS: dict[str, dict[str, tuple[Callable[..., Any], Any, Any]]] = {
 }
 
 
-def _answering(run: Callable[..., Any], models: Models[Servable], workers: Executor) -> Callable[..., Any]:
+def _answering(method: Callable[..., Awaitable[Any]], engine: Engine) -> Callable[..., Any]:
     async def answer(request: Any, context: grpc.aio.ServicerContext) -> Any:
         remaining = context.time_remaining()
         timeout_ms = None if remaining is None else int(remaining * 1000)
-        loop = asyncio.get_running_loop()
         try:
-            return await loop.run_in_executor(workers, run, models, request, timeout_ms)
+            return await method(engine, request, timeout_ms)
         except RequestError as error:
             code, message = error.code, error.message
         except Exception as error:

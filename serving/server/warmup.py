@@ -10,8 +10,8 @@ from pathlib import Path
 import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
+from serving.server import predict
 from serving.server.errors import invalid
-from serving.server.predict import predict
 from serving.server.servable import Servable
 
 PATH = Path("assets.extra", "tf_serving_warmup_requests")
@@ -32,7 +32,8 @@ def warm_up(servable: Servable, version: Path) -> int:
             raise invalid(f"Number of warmup records exceeds the maximum ({MAX_RECORDS}) at {path}")
         entry = prediction_log_pb2.PredictionLog.FromString(record)
         if entry.HasField("predict_log"):
-            predict(servable, entry.predict_log.request)
+            call = predict.read(servable, entry.predict_log.request)
+            call.write(servable.run(call.feeds, call.fetches))
             done += 1
         else:
             skipped[entry.WhichOneof("log_type") or "empty"] += 1

@@ -6,14 +6,6 @@ from serving.server.config import ConfigError, ModelConfig, VersionPolicy, model
 from serving.server.flags import parse
 
 
-def test_flags_take_a_value_with_or_without_an_equals_sign_and_pass_others_over(tmp_path):
-    flags, unknown = parse(
-        ["--port=1", "--rest_api_port", "2", "--model_base_path", str(tmp_path), "--enable_batching=true", "--x", "y"]
-    )
-    assert (flags.port, flags.rest_api_port, flags.model_name) == (1, 2, "default")
-    assert unknown == ["--enable_batching=true", "--x", "y"]
-
-
 def test_a_version_is_a_folder_whose_whole_name_is_a_64_bit_integer(tmp_path):
     for name in ["1", "00000123", "v2", "1.tmp", ".tmp-3", "9223372036854775808", "-1", "1_0"]:
         (tmp_path / name).mkdir()

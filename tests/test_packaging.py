@@ -105,7 +105,6 @@ DISTRIBUTIONS = {
     "google_crc32c": "google-crc32c",
     "grpc": "grpcio",
     "grpc_health": "grpcio-health-checking",
-    "prometheus_client": "prometheus-client",
     "tensorflow_datasets": "tensorflow-datasets",
     "tensorflow_serving": "tensorflow-serving-api",
 }

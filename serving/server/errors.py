@@ -50,12 +50,18 @@ GRPC = {Code(status.value[0]): status for status in grpc.StatusCode}
 
 
 class RequestError(Exception):
-    """What the caller is told: `code` decides the HTTP status or gRPC code, `message` is the text of the answer."""
+    """What the caller is told: `code` decides the HTTP status or gRPC code, `message` is the text of the answer.
 
-    def __init__(self, code: Code, message: str):
+    `http` is an HTTP status that has no code of its own. `private` marks a text with paths, shapes or values that
+    --profile=hardened keeps for its log.
+    """
+
+    def __init__(self, code: Code, message: str, *, http: int | None = None, private: bool = False):
         super().__init__(message)
         self.code = code
         self.message = message
+        self.http = http or HTTP[code]
+        self.private = private
 
 
 def invalid(message: str) -> RequestError:

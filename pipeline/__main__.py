@@ -44,10 +44,10 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...], str]] = {
         ("tensorflow", "starlette", "uvicorn", "tensorflow_serving"),
         "[TF Serving's options]: REST and gRPC on a serving root (exports/ by default)",
     ),
-    "predict": ("client", ("grpc", "httpx", "google.protobuf"), "MODEL …: ask a running server, ours or TF Serving"),
+    "predict": ("client", ("grpc", "httptools", "google.protobuf"), "MODEL …: ask a running server, ours or TF Serving"),
     "demo": (
         "all",
-        ("apache_beam", "tensorflow", "starlette", "httpx"),
+        ("apache_beam", "tensorflow", "starlette", "httptools"),
         "[--root DIR]: all three sample presets, a bad candidate, the server and its answers",
     ),
 }
@@ -91,7 +91,7 @@ def dispatch(arguments: list[str]) -> None:
         chosen = any(word.startswith(SERVED) for word in rest)
         become([sys.executable, "-m", "serving.server", *([] if chosen else ["--serving_root=exports"]), *rest])
     elif command == "predict":
-        become([sys.executable, "-m", "serving.client", *rest])
+        become([sys.executable, "-m", "serving.command", *rest])
     elif command == "demo":
         from pipeline.demo import main as demo
 

@@ -1,104 +1,270 @@
-"""One client for TF Serving and for `serving.server`, over REST or gRPC, without TensorFlow.
+"""One client for TF Serving and for `serving.server`, over REST or gRPC, blocking or with asyncio, without TensorFlow.
 
     with Client("127.0.0.1:8501") as client:
         client.predict("reviews", {"text": ["a fine film"]})  # {"label": array([b"positive"]), "score": array([0.97])}
 
-Every call raises an error of the tree in serving.errors:
+    async with AsyncClient("127.0.0.1:8500", "grpc") as client:
+        await client.predict("reviews", {"text": ["a fine film"]})
+
+Both have the same calls. Every call raises an error of the tree in serving.errors:
 
     ServingError
     |- InvalidRequest           wrong field, type, shape or signature
+    |  `- Unsupported           this server, or this protocol, has no such call
     |- NotFound                 no such model or version
+    |- Unauthorized             no token, or a wrong one
     |- Overloaded               the server's queue is full
     |- Unavailable              nobody listens there
-    `- DeadlineExceeded         no answer within `timeout` seconds
+    `- DeadlineExceeded         no answer in time
 
-`python -m serving.client --help` is the command line.
+`python -m serving.command --help` is the command line.
 """
 
-import argparse
-import json
-import sys
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+import asyncio
+import functools
+import time
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from typing import Any, Concatenate, Generic, Literal, ParamSpec, TypeVar, overload
 
 import numpy as np
 
-from serving.errors import DeadlineExceeded, InvalidRequest, NotFound, Overloaded, ServingError, Unavailable
-from serving.metadata import Metadata, Signature, TensorSpec, VersionStatus
-from serving.tensors import object_array
+from serving.errors import (
+    DeadlineExceeded,
+    InvalidRequest,
+    NotFound,
+    Overloaded,
+    ServingError,
+    Unauthorized,
+    Unavailable,
+    Unsupported,
+)
+from serving.exchange import Deadline, Exchange, Pause, Send, Steps, tries
+from serving.inputs import Example, as_array
+from serving.metadata import Class, Metadata, ModelSpec, Outputs, Signature, TensorSpec, VersionStatus
+from serving.settings import Retries, Timeouts, Tls
 
 __all__ = [
+    "AsyncClient",
+    "Class",
     "Client",
     "DeadlineExceeded",
     "InvalidRequest",
     "Metadata",
     "NotFound",
+    "Outputs",
     "Overloaded",
+    "Retries",
     "ServingError",
     "Signature",
     "TensorSpec",
+    "Timeouts",
+    "Tls",
+    "Unauthorized",
     "Unavailable",
+    "Unsupported",
     "VersionStatus",
 ]
 
 DEFAULT_SIGNATURE = "serving_default"
+Protocol = Literal["rest", "grpc"]
+P = ParamSpec("P")
+Answer = TypeVar("Answer")
 
 
-class Client:
-    """Talks to the server at `address` ("host:port"); `timeout` is in seconds and bounds each call.
+class call(Generic[P, Answer]):
+    """A call written once, as steps of serving.exchange: a Client returns its answer, an AsyncClient awaits it."""
 
-    `transport` replaces the connection in tests: an httpx transport for REST, a channel for gRPC.
+    def __init__(self, steps: Callable[Concatenate[Any, P], Steps[Answer]]):
+        self._steps = steps
+
+    @overload
+    def __get__(self, client: "Client", owner: type) -> Callable[P, Answer]: ...
+    @overload
+    def __get__(self, client: "AsyncClient", owner: type) -> Callable[P, Awaitable[Answer]]: ...
+    @overload
+    def __get__(self, client: None, owner: type) -> Callable[..., Any]: ...
+    def __get__(self, client: Any, owner: type) -> Any:
+        if client is None:
+            return self._steps
+
+        @functools.wraps(self._steps)
+        def run(*args: P.args, **kwargs: P.kwargs) -> Any:
+            return client._run(self._steps(client, *args, **kwargs))
+
+        return run
+
+
+class _Calls:
+    """Talks to the server at `address` ("host:port").
+
+    `timeout` bounds each call: seconds in all, or Timeouts. `token` is sent as a bearer token; give it with `tls` only,
+    or on the loopback. `transport` replaces the connection in tests: anything with `send` and `close`.
     """
+
+    _asyncio: bool
 
     def __init__(
         self,
         address: str,
-        protocol: Literal["rest", "grpc"] = "rest",
-        timeout: float = 30.0,
+        protocol: Protocol = "rest",
+        timeout: float | Timeouts = Timeouts(),  # noqa: B008  frozen
+        retries: Retries = Retries(),  # noqa: B008  frozen
+        token: str | None = None,
+        tls: Tls | None = None,
         transport: Any = None,
     ):
-        self._wire: Any
+        self._address = address
+        self._timeouts = timeout if isinstance(timeout, Timeouts) else Timeouts(total=timeout)
+        self._retries = retries
+        headers = () if token is None else (("authorization", _one_line("the token", f"Bearer {token}")),)
+        wire: Any
+        dialect: Any
         if protocol == "rest":
-            from serving.rest import Rest
-
-            self._wire = Rest(address, timeout, transport)
+            from serving import connections as wire
+            from serving.rest import Rest as dialect
         elif protocol == "grpc":
-            from serving.rpc import Rpc
-
-            self._wire = Rpc(address, timeout, transport)
+            from serving import channels as wire
+            from serving.rpc import Rpc as dialect
         else:
             raise ValueError(f"protocol is 'rest' or 'grpc', not {protocol!r}")
-        self._known: dict[tuple[str, int | None], Metadata] = {}
+        self._dialect = dialect(headers)
+        self._transport: Any = transport or wire.connect(address, self._timeouts.connect, tls, self._asyncio)
+        self._known: dict[ModelSpec, Metadata] = {}
 
+    @call
     def predict(
         self,
         model: str,
         inputs: Mapping[str, Any],
         signature_name: str = DEFAULT_SIGNATURE,
         version: int | None = None,
-    ) -> dict[str, np.ndarray]:
+        *,
+        label: str | None = None,
+        output_filter: Collection[str] = (),
+        request_id: str | None = None,
+        timeout: float | None = None,
+    ) -> Steps[Outputs]:
         """The outputs of one signature for a batch; strings come back as object arrays of bytes.
 
-        An array is sent with its own dtype; a list takes the dtype that the signature states.
+        An array is sent with its own dtype; a list takes the dtype that the signature states. The signature is asked
+        for once and kept; it is asked for anew when the server refuses or answers what does not fit it.
         """
-        for fresh in (False, True):  # a new version may answer other outputs than the one asked about before
-            signature = self._signature(model, signature_name, version, fresh)
-            arrays = {name: _as_array(name, value, signature.inputs.get(name)) for name, value in inputs.items()}
-            answer = self._wire.predict(model, arrays, signature_name, version, signature)
-            if answer is not None:
-                return answer
-        raise ServingError(f"{model} answered other outputs than its metadata names")
+        spec, deadline, headers = _spec(model, version, label), self._deadline(timeout), _request_id(request_id)
 
-    def status(self, model: str) -> list[VersionStatus]:
-        """All versions that the server knows of, newest first."""
-        return self._wire.status(model)
+        def predict(known: Signature) -> Steps[Outputs]:
+            arrays = {name: as_array(name, value, known.inputs.get(name)) for name, value in inputs.items()}
+            exchange = self._dialect.predict(spec, arrays, signature_name, known, output_filter, headers)
+            return (yield from self._ask(exchange, deadline))
 
-    def metadata(self, model: str, version: int | None = None) -> Metadata:
-        """The signatures of a version (None: the newest available), asked anew at each call."""
-        return self._wire.metadata(model, version)
+        if not self._dialect.needs_signature and all(isinstance(value, np.ndarray) for value in inputs.values()):
+            return (yield from predict(_UNKNOWN))
+        kept = self._known.get(spec)
+        if kept is None or signature_name not in kept.signatures:
+            return (yield from predict((yield from self._signature(spec, signature_name, deadline))))
+        known = kept.signatures[signature_name]
+        try:
+            return (yield from predict(known))
+        except (Overloaded, Unavailable, DeadlineExceeded, NotFound, Unauthorized):
+            raise
+        except ServingError:  # a new version may want other inputs, or answer other outputs, than the one asked about
+            renewed = yield from self._signature(spec, signature_name, deadline)
+            if renewed == known:
+                raise
+        return (yield from predict(renewed))
+
+    @call
+    def classify(
+        self,
+        model: str,
+        examples: Sequence[Example],
+        signature_name: str = DEFAULT_SIGNATURE,
+        version: int | None = None,
+        *,
+        label: str | None = None,
+        context: Example | None = None,
+        request_id: str | None = None,
+        timeout: float | None = None,
+    ) -> Steps[list[list[Class]]]:
+        """The classes of each example; `context` holds features that all examples share."""
+        spec, headers = _spec(model, version, label), _request_id(request_id)
+        exchange = self._dialect.classify(spec, examples, signature_name, context or {}, headers)
+        return (yield from self._ask(exchange, self._deadline(timeout)))
+
+    @call
+    def regress(
+        self,
+        model: str,
+        examples: Sequence[Example],
+        signature_name: str = DEFAULT_SIGNATURE,
+        version: int | None = None,
+        *,
+        label: str | None = None,
+        context: Example | None = None,
+        request_id: str | None = None,
+        timeout: float | None = None,
+    ) -> Steps[np.ndarray]:
+        """One float32 for each example."""
+        spec, headers = _spec(model, version, label), _request_id(request_id)
+        exchange = self._dialect.regress(spec, examples, signature_name, context or {}, headers)
+        return (yield from self._ask(exchange, self._deadline(timeout)))
+
+    @call
+    def multi_inference(
+        self,
+        model: str,
+        examples: Sequence[Example],
+        tasks: Sequence[tuple[Literal["classify", "regress"], str]],
+        version: int | None = None,
+        *,
+        label: str | None = None,
+        context: Example | None = None,
+        request_id: str | None = None,
+        timeout: float | None = None,
+    ) -> Steps[list[Any]]:
+        """What classify or regress would answer for each (method, signature name), from one run. gRPC only."""
+        spec, headers = _spec(model, version, label), _request_id(request_id)
+        exchange = self._dialect.multi_inference(spec, examples, tasks, context or {}, headers)
+        return (yield from self._ask(exchange, self._deadline(timeout)))
+
+    @call
+    def status(
+        self, model: str, version: int | None = None, *, timeout: float | None = None
+    ) -> Steps[list[VersionStatus]]:
+        """All versions that the server knows of, newest first, or the one that is asked about."""
+        return (yield from self._ask(self._dialect.status(ModelSpec(model, version)), self._deadline(timeout)))
+
+    @call
+    def metadata(
+        self, model: str, version: int | None = None, *, label: str | None = None, timeout: float | None = None
+    ) -> Steps[Metadata]:
+        """The signatures of a version (None: the one that answers now), asked anew at each call."""
+        return (yield from self._ask(self._dialect.metadata(_spec(model, version, label)), self._deadline(timeout)))
+
+    @call
+    def reload(self, config: str, *, timeout: float | None = None) -> Steps[None]:
+        """Serves what `config` lists and nothing else: a ModelServerConfig as text, as in a models.config. gRPC only.
+
+        Returns when every new model is available, so it may take a long `timeout`. Never tried again by itself.
+        """
+        yield from self._ask(self._dialect.reload(config), self._deadline(timeout))
+
+    def _deadline(self, seconds: float | None) -> Deadline:
+        return Deadline(self._timeouts.total if seconds is None else seconds, self._address)
+
+    def _ask(self, exchange: Exchange, deadline: Deadline) -> Steps[Any]:
+        return tries(exchange, deadline, self._retries)
+
+    def _signature(self, spec: ModelSpec, name: str, deadline: Deadline) -> Steps[Signature]:
+        self._known[spec] = yield from self._ask(self._dialect.metadata(spec), deadline)
+        return self._known[spec].signatures.get(name, _UNKNOWN)  # the server says what is wrong with the name
+
+
+class Client(_Calls):
+    __doc__ = f"{_Calls.__doc__}\n    May be shared by threads."
+    _asyncio = False
 
     def close(self) -> None:
-        self._wire.close()
+        self._transport.close()
 
     def __enter__(self) -> "Client":
         return self
@@ -106,106 +272,71 @@ class Client:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _signature(self, model: str, name: str, version: int | None, fresh: bool) -> Signature:
-        key = (model, version)
-        if fresh or key not in self._known or name not in self._known[key].signatures:
-            self._known[key] = self.metadata(model, version)
-        return self._known[key].signatures.get(name, Signature({}, {}))  # the server says what is wrong with the name
-
-
-def _as_array(name: str, value: Any, spec: TensorSpec | None) -> np.ndarray:
-    if isinstance(value, np.ndarray):
-        return value
-    wants_strings = spec is not None and spec.dtype.kind == "O"
-    try:
-        objects = np.array(value, dtype=object)
-        if any(isinstance(v, str | bytes) for v in objects.flat) or (wants_strings and not objects.size):
-            return objects
-        array = np.array(value)  # raises for ragged lists
-        if spec is None or wants_strings or (array.dtype.kind == "f" and spec.dtype.kind != "f"):
-            return array  # not ours to round: the server refuses it
-        return np.array(value, dtype=spec.dtype)
-    except (ValueError, TypeError, OverflowError) as error:
-        raise InvalidRequest(f"input {name} is not a tensor: {error}") from None
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="minibatch predict", description="Asks a served model and prints its answer as JSON.", allow_abbrev=False
-    )
-    parser.add_argument("model", metavar="MODEL", help="name of the model on the server")
-    parser.add_argument("--address", help="host:port (default 127.0.0.1:8501, for gRPC 127.0.0.1:8500)")
-    parser.add_argument("--protocol", choices=["rest", "grpc"], default="rest", help="default rest")
-    parser.add_argument("--signature_name", metavar="S", help=f"default {DEFAULT_SIGNATURE}")
-    parser.add_argument("--version", type=int, metavar="N", help="default: the newest that the server offers")
-    parser.add_argument("--timeout", type=float, default=30.0, metavar="SECONDS", help="default 30")
-    asked = parser.add_mutually_exclusive_group(required=True)
-    asked.add_argument("--inputs", metavar="JSON", help='columns by input name, such as \'{"text": ["a fine film"]}\'')
-    asked.add_argument("--image", nargs="+", metavar="FILE", help="JPEG or PNG files, sent as image_bytes")
-    asked.add_argument("--text", nargs="+", metavar="TEXT", help="sent as text")
-    asked.add_argument("--user", nargs="+", metavar="USER", help="recommendations for these users")
-    parser.add_argument("--item", nargs="+", metavar="ITEM", help="with --user: the rating of each user for each item")
-    return parser
-
-
-def _inputs(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
-    """The inputs and the signature that answers them. Raises InvalidRequest for JSON or files that cannot be read."""
-    if arguments.item and not arguments.user:
-        raise InvalidRequest("--item goes with --user; name the user, too")
-    if arguments.inputs:
+    def _run(self, steps: Steps[Answer]) -> Answer:
         try:
-            columns = json.loads(arguments.inputs)
-        except ValueError as error:
-            raise InvalidRequest(f"--inputs is not JSON: {error}") from None
-        if not isinstance(columns, dict):
-            raise InvalidRequest('--inputs is an object by input name, such as {"text": ["a fine film"]}')
-        return columns, DEFAULT_SIGNATURE
-    if arguments.image:
+            step = next(steps)
+            while True:
+                try:
+                    reply = self._take(step)
+                except ServingError as error:
+                    step = steps.throw(error)
+                else:
+                    step = steps.send(reply)
+        except StopIteration as done:
+            return done.value
+
+    def _take(self, step: Send | Pause) -> Any:
+        if isinstance(step, Send):
+            return self._transport.send(*step)
+        time.sleep(step.seconds)
+
+
+class AsyncClient(_Calls):
+    __doc__ = f"{_Calls.__doc__}\n    Belongs to the event loop that awaits its first call."
+    _asyncio = True
+
+    async def close(self) -> None:
+        await self._transport.close()
+
+    async def __aenter__(self) -> "AsyncClient":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def _run(self, steps: Steps[Answer]) -> Answer:
         try:
-            return {"image_bytes": [_read(path) for path in arguments.image]}, DEFAULT_SIGNATURE
-        except OSError as error:
-            raise InvalidRequest(f"--image {error.filename}: {error.strerror}") from None
-    if arguments.text:
-        return {"text": arguments.text}, DEFAULT_SIGNATURE
-    if not arguments.item:
-        return {"user_id": arguments.user}, "recommend"
-    users, items = arguments.user, arguments.item
-    if len(users) == 1:
-        users = users * len(items)
-    if len(users) != len(items):
-        raise InvalidRequest(f"{len(users)} users and {len(items)} items: give one user, or as many as items")
-    return {"user_id": users, "item_id": items}, DEFAULT_SIGNATURE
+            step = next(steps)
+            while True:
+                try:
+                    reply = await self._take(step)
+                except ServingError as error:
+                    step = steps.throw(error)
+                else:
+                    step = steps.send(reply)
+        except StopIteration as done:
+            return done.value
+
+    async def _take(self, step: Send | Pause) -> Any:
+        if isinstance(step, Send):
+            return await self._transport.send(*step)
+        await asyncio.sleep(step.seconds)
 
 
-def _read(path: str) -> bytes:
-    with open(path, "rb") as file:
-        return file.read()
+_UNKNOWN = Signature({}, {})
 
 
-def _printable(array: np.ndarray) -> Any:
-    if array.dtype.kind != "O":
-        return array.tolist()
-    texts = [value.decode("utf-8", "backslashreplace") for value in array.reshape(-1).tolist()]
-    return object_array(texts).reshape(array.shape).tolist()
+def _spec(model: str, version: int | None, label: str | None) -> ModelSpec:
+    if version is not None and label is not None:
+        raise InvalidRequest(f"version {version} and label {label!r}: give one of them")
+    return ModelSpec(model, version, label)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Prints the answer, or one line on stderr; returns the exit status (65 refused, 69 no server, 2 usage)."""
-    arguments = _parser().parse_args(argv)
-    address = arguments.address or ("127.0.0.1:8501" if arguments.protocol == "rest" else "127.0.0.1:8500")
-    try:
-        inputs, signature_name = _inputs(arguments)
-        with Client(address, arguments.protocol, arguments.timeout) as client:
-            outputs = client.predict(
-                arguments.model, inputs, arguments.signature_name or signature_name, arguments.version
-            )
-    except ServingError as error:
-        hint = " Start one with `minibatch serve`, or give --address." if isinstance(error, Unavailable) else ""
-        print(f"minibatch predict: {' '.join(str(error).split())}{hint}", file=sys.stderr)
-        return 69 if isinstance(error, Unavailable | DeadlineExceeded) else 65
-    print(json.dumps({name: _printable(array) for name, array in outputs.items()}, ensure_ascii=False))
-    return 0
+def _request_id(request_id: str | None) -> tuple[tuple[str, str], ...]:
+    return () if request_id is None else (("x-request-id", _one_line("request_id", request_id)),)
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def _one_line(what: str, text: str) -> str:
+    if not (text.isascii() and text.isprintable()):
+        raise InvalidRequest(f"{what} is printable ASCII, on one line")
+    return text

@@ -2,7 +2,9 @@
 
     ServingError                the server failed in another way, or answered what no such server answers
     |- InvalidRequest           wrong field, type, shape or signature: the same request will fail again
+    |  `- Unsupported           this server, or this protocol, has no such call
     |- NotFound                 no such model or version
+    |- Unauthorized             no token, a wrong one, or one that may not do this
     |- Overloaded               the server's queue is full: try later
     |- Unavailable              nobody listens there, or the model is being loaded or unloaded
     `- DeadlineExceeded         no answer within the time-out
@@ -19,12 +21,22 @@ class InvalidRequest(ServingError):
     pass
 
 
+class Unsupported(InvalidRequest):
+    pass
+
+
 class NotFound(ServingError):
     pass
 
 
-class Overloaded(ServingError):
+class Unauthorized(ServingError):
     pass
+
+
+class Overloaded(ServingError):
+    """`retry_after` is in seconds, None when the server names no time."""
+
+    retry_after: float | None = None
 
 
 class Unavailable(ServingError):

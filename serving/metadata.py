@@ -1,9 +1,29 @@
-"""What a server says about its models: the values that a client hands out."""
+"""What is asked of a server, and what it answers: the values that a client takes and hands out."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
+
+
+class ModelSpec(NamedTuple):
+    """Which version of a model is asked: neither number nor label: the one that the server prefers."""
+
+    name: str
+    version: int | None = None
+    label: str | None = None
+
+
+class Outputs(dict[str, np.ndarray]):
+    """Arrays by output name. `version` is the one that answered; None where REST does not say (none was asked for)."""
+
+    version: int | None = None
+
+
+class Class(NamedTuple):
+    label: str
+    score: float
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,15 @@ from typing import Any
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 _PATH = Path(__file__).with_name("protocol.binpb")
-_ROOTS = ("predict", "get_model_status", "get_model_metadata")
+_ROOTS = (
+    "predict",
+    "classification",
+    "regression",
+    "inference",
+    "get_model_status",
+    "get_model_metadata",
+    "model_management",
+)
 
 
 def _read_pool() -> descriptor_pool.DescriptorPool:
@@ -52,8 +60,17 @@ else:
     _pool = _read_pool()
     PredictRequest = _message("PredictRequest")
     PredictResponse = _message("PredictResponse")
+    ClassificationRequest = _message("ClassificationRequest")
+    ClassificationResponse = _message("ClassificationResponse")
+    RegressionRequest = _message("RegressionRequest")
+    RegressionResponse = _message("RegressionResponse")
+    MultiInferenceRequest = _message("MultiInferenceRequest")
+    MultiInferenceResponse = _message("MultiInferenceResponse")
     GetModelStatusRequest = _message("GetModelStatusRequest")
     GetModelStatusResponse = _message("GetModelStatusResponse")
     GetModelMetadataRequest = _message("GetModelMetadataRequest")
     GetModelMetadataResponse = _message("GetModelMetadataResponse")
     SignatureDefMap = _message("SignatureDefMap")
+    ModelServerConfig = _message("ModelServerConfig")
+    ReloadConfigRequest = _message("ReloadConfigRequest")
+    ReloadConfigResponse = _message("ReloadConfigResponse")

@@ -312,7 +312,7 @@ def test_serve_becomes_the_server_on_exports_unless_told_otherwise(executed, wor
 
 def test_predict_becomes_the_client(executed):
     command.main(["predict", "reviews", "--text", "a fine film"])
-    assert executed == [(sys.executable, [sys.executable, "-m", "serving.client", "reviews", "--text", "a fine film"])]
+    assert executed == [(sys.executable, [sys.executable, "-m", "serving.command", "reviews", "--text", "a fine film"])]
 
 
 @pytest.mark.parametrize("words", [[], ["-h"], ["--help"]])

@@ -5,12 +5,22 @@ import subprocess
 import sys
 from pathlib import Path
 
-import httpx
 import numpy as np
 import pytest
 
-from serving import client as client_module
-from serving.client import Client, DeadlineExceeded, InvalidRequest, NotFound, Overloaded, ServingError, Unavailable
+from serving import command as client_command
+from serving.client import (
+    Client,
+    DeadlineExceeded,
+    InvalidRequest,
+    NotFound,
+    Overloaded,
+    Retries,
+    ServingError,
+    Unavailable,
+)
+from serving.connections import Reply
+from serving.metadata import ModelSpec
 
 ROOT = Path(__file__).parents[2]
 
@@ -91,9 +101,19 @@ def test_a_server_that_is_not_there_is_unavailable(protocol):
 def test_no_answer_in_time_is_deadline_exceeded(server, protocol):
     address = server.rest if protocol == "rest" else server.rpc
     with Client(address, protocol) as patient, Client(address, protocol, timeout=0.3) as client:
-        client._known[("pair", None)] = patient.metadata("pair")
+        client._known[ModelSpec("pair")] = patient.metadata("pair")
         with pytest.raises(DeadlineExceeded):
             client.predict("pair", {"steps": np.int32(2_000_000_000)}, "slow")
+
+
+def answering(status: int, body: bytes) -> Client:
+    """A client whose server always says the same."""
+
+    class Transport:
+        def send(self, request, deadline):
+            return Reply(status, {}, body)
+
+    return Client("host:1", transport=Transport(), retries=Retries(attempts=1))
 
 
 @pytest.mark.parametrize(
@@ -101,26 +121,25 @@ def test_no_answer_in_time_is_deadline_exceeded(server, protocol):
                           (500, ServingError)]
 )  # fmt: skip
 def test_an_http_status_becomes_its_error(status, error):
-    transport = httpx.MockTransport(lambda request: httpx.Response(status, json={"error": "so it is"}))
+    client = answering(status, b'{"error": "so it is"}')
     with pytest.raises(error, match="so it is") as raised:
-        Client("host:1", transport=transport).status("m")
+        client.status("m")
     assert raised.type is error
 
 
 def test_a_server_of_another_kind_is_named_as_such():
-    transport = httpx.MockTransport(lambda request: httpx.Response(200, text="<html>"))
-    with pytest.raises(ServingError, match="is it a TF Serving REST port"):
-        Client("host:1", transport=transport).status("m")
+    with pytest.raises(ServingError, match="is this its REST port"):
+        answering(200, b"<html>").status("m")
 
 
 def test_outputs_that_changed_with_a_new_version_are_asked_about_again(server):
     with Client(server.rest) as client:
-        client._known[("texts", None)] = client.metadata("pair")  # as if the model had been this one a moment ago
+        client._known[ModelSpec("texts")] = client.metadata("pair")  # as if the model had been this one a moment ago
         assert set(client.predict("texts", {"text": ["good"]})) == {"index", "same", "same_bytes"}
 
 
 def command(capsys, *arguments: str) -> tuple[int, str, str]:
-    status = client_module.main(arguments)
+    status = client_command.main(arguments)
     out, err = capsys.readouterr()
     return status, out, err
 
@@ -156,8 +175,8 @@ def test_a_refused_command_is_one_line_and_a_status(capsys, server):
 def test_what_a_command_asks(tmp_path, arguments, inputs, signature):
     image = tmp_path / "a.jpg"
     image.write_bytes(b"\xff\xd8")
-    parsed = client_module._parser().parse_args(["m", *(str(image) if a == "IMAGE" else a for a in arguments)])
-    assert client_module._inputs(parsed) == (inputs, signature)
+    parsed = client_command._parser().parse_args(["m", *(str(image) if a == "IMAGE" else a for a in arguments)])
+    assert client_command._inputs(parsed) == (inputs, signature)
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ def may_import(file: Path, name: str) -> bool:
         return file.parts[:2] == ("pipeline", "preprocess")
     if package == "serving" and within(name, "keras"):
         return False
-    if file == Path("serving/client.py") and within(name, "tensorflow", "tensorflow_serving", "serving.server"):
+    if file.parent == Path("serving") and within(name, "tensorflow", "tensorflow_serving", "serving.server"):
         return False
     if not within(name, *PACKAGES) or within(name, package):
         return package != "pipeline" or stage_may_import(folder, name)

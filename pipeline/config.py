@@ -177,6 +177,21 @@ class Gate:
 
 
 @dataclass(frozen=True)
+class Push:
+    """How an accepted candidate goes live."""
+
+    percent: float = 100
+    """Below 100 it is a canary: this share of the requests that name no version; `minibatch promote` or `rollback`
+    decides. The first version of a model gets all of them."""
+    validate: bool = True
+    """Boot the server on the export first, and compare its REST and gRPC answers with those at export."""
+    max_p99_ms: float | None = None
+    """validate: highest 99th percentile of a single row's latency, over REST or gRPC, on this machine."""
+    max_memory_mb: float | None = None
+    """validate: most memory that the server may have needed."""
+
+
+@dataclass(frozen=True)
 class Run:
     """Where things go."""
 
@@ -201,6 +216,7 @@ class Config:
     optimizer: Optimizer = field(default_factory=Optimizer)
     train: Train = field(default_factory=Train)
     gate: Gate = field(default_factory=Gate)
+    push: Push = field(default_factory=Push)
     run: Run = field(default_factory=Run)
 
     @property
@@ -272,6 +288,8 @@ def check(config: Config) -> Config:
         )
     if not config.train.seed < 2**32:
         raise UserError(f"--train.seed {config.train.seed}: must be below 2^32.", USAGE)
+    if not config.push.percent <= 100:
+        raise UserError(f"--push.percent {config.push.percent:g}: must be at most 100.", USAGE)
     if not config.optimizer.final_fraction <= 1:
         raise UserError(f"--optimizer.final-fraction {config.optimizer.final_fraction}: must be at most 1.", USAGE)
     if data.validation_fraction + data.test_fraction >= 1:
@@ -330,6 +348,9 @@ _POSITIVE = (
     "train.checkpoint_seconds",
     "train.keep",
     "gate.max_latency_ratio",
+    "push.percent",
+    "push.max_p99_ms",
+    "push.max_memory_mb",
 )
 _NOT_NEGATIVE = (
     "model.bigrams",

@@ -70,18 +70,21 @@ def gate(preset: str, config: Config) -> None:
     print(f"{run_dir}: accepted")
 
 
+def validate(preset: str, config: Config) -> None:
+    from pipeline.release.validate import validate
+
+    run_dir, _ = _trained(config)
+    print(json.dumps(validate(run_dir, config, again=True)))
+
+
 def push(preset: str, config: Config) -> None:
-    from pipeline.release.push import push
+    from pipeline.release.push import publish
+    from pipeline.release.validate import validate
 
     run_dir, records = _trained(config)
-    decision = run_dir / "decision.json"
-    if not decision.is_file():
-        raise UserError(f"{run_dir} was not judged yet: run `minibatch gate` with the same options first.", MISSING)
-    if not json.loads(decision.read_text())["accepted"]:
-        raise Refused(f"{run_dir} was refused by the gate (see {decision}); nothing is pushed.")
-    version = push(_exported(run_dir), config.exports_root, {"run": str(run_dir), "records": records.name})
-    manifest.write_file(run_dir / "pushed.json", json.dumps({"version": int(version.name), "path": str(version)}))
-    print(version)
+    if config.push.validate:
+        validate(run_dir, config)
+    print(publish(run_dir, records, config.exports_root, config.push.percent))
 
 
 def report(preset: str, config: Config) -> None:

@@ -66,7 +66,7 @@ def report(run_dir: Path) -> Path:
         preset=described.get("preset"),
         task=task,
         verdict=findings.verdict(decision, pushed),
-        decision={"reasons": [], "passed": [], "not_judged": [], **decision},
+        decision={"reasons": [], "passed": [], "not_judged": [], "notes": [], **decision},
         plan=plan,
         training=training and {**dict.fromkeys(TRAINING), **training},
         evaluation={"examples": None, "users": 0, "seconds": {}, "problems": [], **evaluation},

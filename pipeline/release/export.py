@@ -40,20 +40,29 @@ def export(run_dir: Path, records_dir: Path, config: Config) -> Path:
 
 
 def _write_warmup(directory: Path, signatures: dict, rows: dict[str, np.ndarray], config: Config) -> None:
-    """assets.extra/tf_serving_warmup_requests: PredictionLogs that a server replays before it serves."""
-    from tensorflow_serving.apis import predict_pb2, prediction_log_pb2  # stubs only, but slow to import
+    """assets.extra/tf_serving_warmup_requests: PredictionLogs that a server replays before it serves.
+
+    The answers stand beside the requests, from the model in memory. A server passes over them; `release.validate`
+    compares what is served with them.
+    """
+    from tensorflow_serving.apis import prediction_log_pb2  # stubs only, but slow to import
 
     extra = directory / "assets.extra"
     extra.mkdir()
     with tf.io.TFRecordWriter(str(extra / "tf_serving_warmup_requests")) as writer:
         for name, function in signatures.items():
             for size in WARMUP_ROWS:
-                request = predict_pb2.PredictRequest()
+                log = prediction_log_pb2.PredictionLog()
+                request, response = log.predict_log.request, log.predict_log.response
                 request.model_spec.name, request.model_spec.signature_name = config.run.model, name
-                for spec in function.input_signature:
-                    value = _example_values(spec.name, rows, size, config)
-                    request.inputs[spec.name].CopyFrom(tf.make_tensor_proto(value, spec.dtype))
-                log = prediction_log_pb2.PredictionLog(predict_log=prediction_log_pb2.PredictLog(request=request))
+                inputs = {
+                    spec.name: tf.constant(_example_values(spec.name, rows, size, config), spec.dtype)
+                    for spec in function.input_signature
+                }
+                for feature, value in inputs.items():
+                    request.inputs[feature].CopyFrom(tf.make_tensor_proto(value.numpy(), value.dtype))
+                for output, value in function(**inputs).items():
+                    response.outputs[output].CopyFrom(tf.make_tensor_proto(value.numpy(), value.dtype))
                 writer.write(log.SerializeToString())
 
 

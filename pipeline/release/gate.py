@@ -12,6 +12,8 @@ In this order; each refusal names metric, slice, old and new value and the thres
    A batch may take `max_latency_ratio` times as long as the live model's.
 5. No model is live: rules 1 to 3 decide. A live model that cannot be read or asked: refused, since nothing would be
    compared; the message says how to go on.
+6. A live model that was trained on other records may have seen the test rows: a note says so, since the comparison then
+   favours it, and how many rows they are where its records are still there.
 
 The measured values decide, not the ends of their 95% intervals: an interval that could excuse a candidate would let
 everything pass on a small test set, and one that had to clear the bar would refuse most equal models. The interval is
@@ -21,6 +23,7 @@ tolerance is meant.
 
 import dataclasses
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,8 +33,12 @@ from pipeline.config import Config, Gate
 from pipeline.errors import UserError
 from pipeline.release.answers import side_by_side
 from pipeline.release.evaluate import Evaluation, evaluate, load_export, load_rows
+from pipeline.release.exposure import exposure
+from pipeline.release.live import champion as live_version
+from pipeline.release.live import current, versions
 from pipeline.release.metrics import LOWER_IS_BETTER
-from pipeline.release.push import live, versions
+
+log = logging.getLogger(__name__)
 
 ALL = "all"
 EPSILON = 1e-9  # 0.90 - 0.01 is not exactly 0.89
@@ -60,6 +67,10 @@ class Decision:
     """Slices that were too small to compare, a line each."""
     champion: int | None = None
     """Version of the live model it was compared with."""
+    notes: tuple[str, ...] = ()
+    """What a reader of the comparison should know, a line each."""
+    export: str = ""
+    """Fingerprint of the files that were judged."""
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -92,13 +103,13 @@ def judge(
 
 
 def gate(export_dir: Path, evaluation: Evaluation, records_dir: Path, config: Config, run_dir: Path) -> Decision:
-    """Judges the export, whose `evaluation` on the test rows is given, against the highest committed version under
+    """Judges the export, whose `evaluation` on the test rows is given, against the stable version under
     `config.exports_root`, which is evaluated on the same rows here; writes decision.json into `run_dir`.
 
     The latencies that are compared are measured here, both models in turns. Raises UserError when the rows or the
     candidate cannot be read; a refusal is returned, not raised.
     """
-    version = live(config.exports_root)
+    standing, version = current(config.exports_root), live_version(config.exports_root)
     champion: Evaluation | None = None
     problem = ""
     if version:
@@ -123,7 +134,14 @@ def gate(export_dir: Path, evaluation: Evaluation, records_dir: Path, config: Co
             "name with --run.model, and repeat the command."
         )
     decision = judge(evaluation, champion, config.gate, problem)
-    decision = dataclasses.replace(decision, champion=int(version.name) if version else None)
+    decision = dataclasses.replace(
+        decision,
+        champion=standing.stable if standing else None,
+        notes=tuple(filter(None, [exposure(version, records_dir, config)] if version else [])),
+        export=manifest.fingerprint(manifest.read(export_dir)["files"]),
+    )
+    for note in decision.notes:
+        log.warning("%s", note)
     manifest.write_file(Path(run_dir) / "decision.json", json.dumps(decision.to_json(), indent=1))
     return decision
 

@@ -12,7 +12,8 @@ import pytest
 
 from pipeline import manifest
 from pipeline.errors import CANNOT_WRITE, Corrupt, UserError
-from pipeline.release.push import live, push, versions
+from pipeline.release.live import champion, versions
+from pipeline.release.push import push
 
 
 def export(parent, content: str):
@@ -133,7 +134,7 @@ def test_a_push_killed_before_its_rename_leaves_nothing_visible_and_the_next_one
     assert len(left) == 1
     assert left[0].startswith(".tmp-")
     assert set(versions(root)) == {1}
-    assert live(root) == root / "1"
+    assert champion(root) == root / "1"
     assert push(made, root, {}) == root / "2"
     assert names(root) == ["1", "2"]
 

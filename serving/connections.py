@@ -38,6 +38,7 @@ class _Arrival:
 
     def __init__(self) -> None:
         self.complete = False
+        self.keeps_alive = False
         self._headers: dict[str, str] = {}
         self._parts: list[bytes] = []
         self._parser = httptools.HttpResponseParser(self)
@@ -57,9 +58,6 @@ class _Arrival:
     def reply(self) -> Reply:
         return Reply(self._parser.get_status_code(), self._headers, b"".join(self._parts))
 
-    def keeps_alive(self) -> bool:
-        return self._parser.should_keep_alive() and not self._ends_with_the_connection()
-
     def on_header(self, name: bytes, value: bytes) -> None:
         self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
 
@@ -68,6 +66,7 @@ class _Arrival:
 
     def on_message_complete(self) -> None:
         self.complete = self._parser.get_status_code() >= 200
+        self.keeps_alive = self._parser.should_keep_alive()  # known only here: the parser forgets it
 
     def _ends_with_the_connection(self) -> bool:
         return bool(self._headers) and not self._headers.keys() & {"content-length", "transfer-encoding"}
@@ -118,7 +117,7 @@ class Connections(_Address):
             while not arrival.complete:
                 connection.settimeout(deadline.left())
                 arrival.feed(connection.recv(_CHUNK))
-            if arrival.keeps_alive():
+            if arrival.keeps_alive:
                 self._idle.append(connection)
                 connection = None
             return arrival.reply()
@@ -176,7 +175,7 @@ class AsyncConnections(_Address):
                 arrival = _Arrival()
                 while not arrival.complete:
                     arrival.feed(await reader.read(_CHUNK))
-            if arrival.keeps_alive():
+            if arrival.keeps_alive:
                 self._idle.append((reader, writer))
                 writer = None
             return arrival.reply()

@@ -14,8 +14,8 @@ from pathlib import Path
 from machine import SERVER_CORE
 
 
-def times(model: Path, values: Mapping[str, Sequence], sizes: Sequence[int], seconds: float) -> dict[int, list[float]]:
-    """Seconds of each call of `serving_default`, by the number of examples in it; numpy in and out, taking turns."""
+def times(model: Path, values: Mapping[str, Sequence], sizes: Sequence[int], seconds: float) -> dict[int, list]:
+    """[seconds, CPU seconds] of each call of `serving_default`, by the number of examples in it, which take turns."""
     command = ["taskset", "-c", str(SERVER_CORE), sys.executable, __file__, str(model), str(seconds), *map(str, sizes)]
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
     written = json.dumps({name: list(column) for name, column in values.items()})
@@ -23,7 +23,7 @@ def times(model: Path, values: Mapping[str, Sequence], sizes: Sequence[int], sec
     return {int(size): spent for size, spent in json.loads(told).items()}
 
 
-def _measure(model: str, seconds: float, sizes: list[int], values: dict[str, list]) -> dict[int, list[float]]:
+def _measure(model: str, seconds: float, sizes: list[int], values: dict[str, list]) -> dict[int, list]:
     import numpy as np
     import tensorflow as tf
 
@@ -41,15 +41,15 @@ def _measure(model: str, seconds: float, sizes: list[int], values: dict[str, lis
             return [np.array([columns[name][i] for i in picked], kinds[name]) for name in names]
 
         batches = {size: [batch(turn * size, size) for turn in range(8)] for size in sizes}
-        spent: dict[int, list[float]] = {size: [] for size in sizes}
+        spent: dict[int, list] = {size: [] for size in sizes}
         for size in sizes * 2:
             call(*batches[size][0])
         end, turn = time.perf_counter() + seconds, 0
         while time.perf_counter() < end:
             for size in sizes:
-                start = time.perf_counter()
+                start, cpu = time.perf_counter(), time.process_time()
                 call(*batches[size][turn % 8])
-                spent[size].append(time.perf_counter() - start)
+                spent[size].append((time.perf_counter() - start, time.process_time() - cpu))
             turn += 1
         return spent
 

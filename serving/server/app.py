@@ -12,18 +12,24 @@ from concurrent.futures import ThreadPoolExecutor
 import uvicorn
 
 from serving.server import rest, rpc
-from serving.server.config import ConfigError, ModelConfig, discover
+from serving.server.config import ConfigError, ModelConfig
 from serving.server.engine import Engine
+from serving.server.errors import RequestError
 from serving.server.flags import Flags
 from serving.server.lifecycle import Models
-from serving.server.load import load
+from serving.server.load import Loader
+from serving.server.model_service import ConfigFile, unavailable
 from serving.server.ports import taken
 from serving.server.servable import Servable
+from serving.server.source import Source
+from serving.server.upkeep import Upkeep
 
 log = logging.getLogger("serving")
 
 _DRAIN_SECONDS = 10
 _LOAD_FAILED = 65
+_START_LOADS = os.cpu_count() or 1
+_START_POLL_SECONDS = 0.02
 
 Stop = Callable[[], Awaitable[None]]
 
@@ -39,30 +45,35 @@ async def serve(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    models = Models(load)
-    for config in configs:
-        models.add(config)
-    loader = ThreadPoolExecutor(1, "load")  # apart, so that a load takes no worker away
+    threads = ThreadPoolExecutor(  # apart, so that a load takes no worker away
+        max(_START_LOADS, flags.num_load_threads) + max(1, flags.num_unload_threads), "load"
+    )
+    models = Models(Loader(flags), threads.submit, flags.max_num_load_retries, flags.load_retry_interval_micros / 1e6)
+    source = Source(models, flags.serving_root, flags.allow_version_labels_for_unavailable_models)
+    upkeep = Upkeep(models, source, flags.file_system_poll_wait_seconds)
+    if not await _brought_up(models, source, upkeep, configs, stop):
+        upkeep.stop()
+        return
+    models.loads = max(1, flags.num_load_threads)
     workers = ThreadPoolExecutor(4 * (os.cpu_count() or 1), "request")
-    await loop.run_in_executor(loader, models.step)
-    if models.failures() and not models.available():
-        failed = ", ".join(f"{name}/{version}: {error}" for name, version, error in models.failures())
-        raise ConfigError(f"no model became available: {failed}", _LOAD_FAILED)
 
-    engine = Engine(models, workers)
+    engine = Engine(models, workers, source if flags.profile == "compatible" else None)
     stops: list[Stop] = []
     if rest_port:
         stops.append(await _start_rest(engine, rest_port, flags))
     if rpc_port:
         rpc_port.close()
+    if rpc_port or flags.grpc_socket_path:
         stops.append(await _start_rpc(engine, flags))
     print(_ready_line(flags, models), flush=True)
 
-    while not await _stopped(stop, flags.file_system_poll_wait_seconds):
-        await loop.run_in_executor(loader, _look_again, models, flags)
+    config_file = ConfigFile(source, flags)
+    while not await _stopped(stop, flags.model_config_file_poll_wait_seconds):
+        config_file.reread()
     log.info("stopping after the requests under way")
     await asyncio.gather(*(stop_one() for stop_one in stops))
-    loader.shutdown(wait=False)
+    upkeep.stop()
+    threads.shutdown(wait=False)
     workers.shutdown(wait=False)
 
 
@@ -96,13 +107,18 @@ async def _start_rest(engine: Engine, held: socket.socket, flags: Flags) -> Stop
 
 
 async def _start_rpc(engine: Engine, flags: Flags) -> Stop:
-    server, health = rpc.build(engine)
+    server, health = rpc.build(engine, flags.grpc_channel_arguments)
+    addresses = [f"[{flags.bind}]:{flags.port}" if ":" in flags.bind else f"{flags.bind}:{flags.port}"]
     try:
-        server.add_insecure_port(f"[{flags.bind}]:{flags.port}" if ":" in flags.bind else f"{flags.bind}:{flags.port}")
+        for address in addresses if flags.port else []:
+            server.add_insecure_port(address)
+        if flags.grpc_socket_path:
+            server.add_insecure_port(f"unix:{flags.grpc_socket_path}")
     except RuntimeError as error:
         raise taken(flags.bind, flags.port, "--port", error) from None
+    if flags.enable_grpc_healthcheck_service:
+        await rpc.report_serving(server, health)
     await server.start()
-    await rpc.report_serving(health)
 
     async def stop() -> None:
         await health.enter_graceful_shutdown()
@@ -111,11 +127,34 @@ async def _start_rpc(engine: Engine, flags: Flags) -> Stop:
     return stop
 
 
-def _look_again(models: Models[Servable], flags: Flags) -> None:
-    if flags.serving_root and flags.serving_root.is_dir():
-        for config in discover(flags.serving_root):
-            models.add(config)
-    models.step()
+async def _brought_up(
+    models: Models[Servable], source: Source, upkeep: Upkeep, configs: list[ModelConfig], stop: asyncio.Event
+) -> bool:
+    """Waits until every model is available; False when it was told to stop meanwhile.
+
+    As in TF Serving, a base path that is not there yet, or is empty, is waited for, and a model that does not load ends
+    the server; one of several in a serving root does not. Raises ConfigError.
+    """
+    try:
+        source.name(configs)
+    except RequestError as error:
+        raise ConfigError(_failure(error), _LOAD_FAILED) from None
+    models.loads = _START_LOADS
+    source.poll()
+    named = [config.name for config in configs]
+    awaited = {*named, *models.names()}
+    upkeep.start()
+    while None in (outcomes := [models.outcome(name) for name in awaited]):
+        if await _stopped(stop, _START_POLL_SECONDS):
+            return False
+    failed = [name for name in named if not models.outcome(name)]
+    if failed or (outcomes and not any(outcomes)):
+        raise ConfigError(_failure(unavailable(models, failed or awaited, "servable")), _LOAD_FAILED)
+    return True
+
+
+def _failure(error: RequestError) -> str:
+    return f"Failed to start server. Error: {error.code.name}: {error}"
 
 
 async def _stopped(stop: asyncio.Event, seconds: float) -> bool:

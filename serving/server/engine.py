@@ -11,13 +11,15 @@ from serving.server import model_info
 from serving.server.call import Call
 from serving.server.lifecycle import Models
 from serving.server.servable import Servable
+from serving.server.source import Source
 
 
 class Engine:
     """Belongs to the event loop. `models` says which version answers; `workers` are the threads that run it."""
 
-    def __init__(self, models: Models[Servable], workers: Executor):
+    def __init__(self, models: Models[Servable], workers: Executor, source: Source | None = None):
         self.models = models
+        self.source = source  # what a reload changes; None: it is not offered
         self._workers = workers
 
     async def answer(

@@ -52,6 +52,10 @@ class Counter(Metric):
             cell = self._cells.setdefault(values, [0])
         cell[0] += amount
 
+    def first(self) -> int:
+        """The value of the series that came first."""
+        return int(next(iter(list(self._cells.values())), [0])[0])
+
 
 class Gauge(Metric):
     kind = "gauge"

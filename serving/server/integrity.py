@@ -12,10 +12,15 @@ from serving.server.errors import Code, RequestError
 MANIFEST = "MANIFEST.json"
 
 
-def verify(version: Path) -> None:
-    """Raises RequestError(DATA_LOSS) naming the first file that is missing or differs; no manifest, no check."""
+def verify(version: Path, required: bool = False) -> None:
+    """Raises RequestError(DATA_LOSS) naming the first file that is missing or differs.
+
+    Without a manifest there is no check, unless it is `required`; then every file must stand in it, too.
+    """
     path = version / MANIFEST
     if not path.exists():
+        if required:
+            raise RequestError(Code.DATA_LOSS, f"{version} has no {MANIFEST}, which --profile=hardened requires")
         return
     try:
         files = json.loads(path.read_bytes())["files"]
@@ -24,6 +29,10 @@ def verify(version: Path) -> None:
         raise RequestError(Code.DATA_LOSS, f"{path} is not a readable manifest ({error})") from None
     for name, (size, sha256) in expected.items():
         _check(version / name, size, sha256)
+    if required:
+        for file in sorted(file for file in version.rglob("*") if not file.is_dir() and file != path):
+            if str(file.relative_to(version)) not in expected:
+                raise RequestError(Code.DATA_LOSS, f"{file} does not stand in {MANIFEST}")
 
 
 def _check(path: Path, size: int, sha256: str) -> None:

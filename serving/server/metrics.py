@@ -159,6 +159,13 @@ def forget(model: str, version: int) -> None:
         metric.forget(model, str(version))
 
 
+def value(name: str) -> int:
+    """The first series of a counter, by its name with slashes; 0 for none: what TF Serving tells of a reload."""
+    counters = {metric.name: metric for metric in _ALL if isinstance(metric, Counter)}
+    found = counters.get(name.replace("/", ":"))
+    return found.first() if found else 0
+
+
 def text() -> str:
     """The page that Prometheus reads."""
     _sum_outputs()

@@ -42,13 +42,12 @@ def metadata(
     return response
 
 
-def wanted_version(spec: model_pb2.ModelSpec) -> int | None:
-    """The version that a request names; None: the newest. Raises RequestError for no name, or for a label."""
+def wanted_version(spec: model_pb2.ModelSpec) -> int | str | None:
+    """What a request names: a version, a label, or neither. Raises RequestError for no name."""
     if not spec.name:
         raise invalid("ModelSpec has no name specified.")
-    if spec.version_label:
-        raise invalid(f"Unrecognized servable version label: {spec.version_label}")
-    return spec.version.value if spec.HasField("version") else None
+    choice = spec.WhichOneof("version_choice")
+    return None if choice is None else spec.version.value if choice == "version" else spec.version_label
 
 
 def not_missing(request) -> model_pb2.ModelSpec:  # request: any message with a model_spec

@@ -9,12 +9,13 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from tensorflow_serving.apis import (
     get_model_metadata_pb2,
     get_model_status_pb2,
+    model_management_pb2,
     model_service_pb2,
     predict_pb2,
     prediction_service_pb2,
 )
 
-from serving.server import model_info, predict
+from serving.server import model_info, model_service, predict
 from serving.server.engine import Engine
 from serving.server.errors import GRPC, Code, RequestError
 from serving.server.servable import DEFAULT_SIGNATURE
@@ -30,9 +31,12 @@ _OPTIONS = [
 ]
 
 
-def build(engine: Engine) -> tuple[grpc.aio.Server, health.aio.HealthServicer]:
-    """A server without a port yet, and its health service."""
-    server = grpc.aio.server(options=_OPTIONS)
+def build(engine: Engine, arguments: str = "") -> tuple[grpc.aio.Server, health.aio.HealthServicer]:
+    """A server without a port yet, and its health service, which is to be added where it is wanted.
+
+    `arguments` are those of --grpc_channel_arguments, "name=value,...".
+    """
+    server = grpc.aio.server(options=[*_OPTIONS, *_options(arguments)])
     for service, methods in _METHODS.items():
         handlers = {
             name: grpc.unary_unary_rpc_method_handler(
@@ -41,12 +45,17 @@ def build(engine: Engine) -> tuple[grpc.aio.Server, health.aio.HealthServicer]:
             for name, (method, request, response) in methods.items()
         }
         server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(service, handlers)])
-    servicer = health.aio.HealthServicer()
+    return server, health.aio.HealthServicer()
+
+
+def _options(arguments: str) -> list[tuple[str, int | str]]:
+    pairs = [argument.partition("=")[::2] for argument in arguments.split(",") if argument]
+    return [(name, int(value) if value.lstrip("-").isdecimal() else value) for name, value in pairs]
+
+
+async def report_serving(server: grpc.aio.Server, servicer: health.aio.HealthServicer) -> None:
+    """Offers grpc.health.v1 with TF Serving's two services. Before the server starts."""
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
-    return server, servicer
-
-
-async def report_serving(servicer: health.aio.HealthServicer) -> None:
     for service in ("ModelService", "PredictionService"):
         await servicer.set(service, health_pb2.HealthCheckResponse.SERVING)
 
@@ -68,6 +77,12 @@ async def _status(engine: Engine, request: Any, timeout_ms: int | None) -> Any:
     return model_info.status(engine.models, model_info.not_missing(request))
 
 
+async def _reload(engine: Engine, request: Any, timeout_ms: int | None) -> Any:
+    if engine.source is None:
+        raise RequestError(Code.UNIMPLEMENTED, "This server does not take HandleReloadConfigRequest.")
+    return await model_service.reload(engine.source, request)
+
+
 _METHODS: dict[str, dict[str, tuple[Callable[..., Awaitable[Any]], Any, Any]]] = {
     prediction_service_pb2.DESCRIPTOR.services_by_name["PredictionService"].full_name: {
         "Predict": (_predict, predict_pb2.PredictRequest, predict_pb2.PredictResponse),
@@ -82,6 +97,11 @@ _METHODS: dict[str, dict[str, tuple[Callable[..., Awaitable[Any]], Any, Any]]] =
             _status,
             get_model_status_pb2.GetModelStatusRequest,
             get_model_status_pb2.GetModelStatusResponse,
+        ),
+        "HandleReloadConfigRequest": (
+            _reload,
+            model_management_pb2.ReloadConfigRequest,
+            model_management_pb2.ReloadConfigResponse,
         ),
     },
 }

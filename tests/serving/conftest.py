@@ -163,6 +163,8 @@ def server(saved_models, tmp_path_factory):
         saved_models,
         f"--serving_root={saved_models}",
         "--file_system_poll_wait_seconds=0.1",
+        "--max_num_load_retries=0",
+        "--enable_grpc_healthcheck_service",
         "--no_such_flag=1",
     )
     try:

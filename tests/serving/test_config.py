@@ -2,8 +2,10 @@
 
 import pytest
 
-from serving.server.config import ConfigError, ModelConfig, VersionPolicy, model_configs, versions_on_disk
+from serving.server.config import ConfigError, ModelConfig, VersionPolicy, discover, model_configs, versions_on_disk
 from serving.server.flags import parse
+
+PLATFORM = 'model_platform: "tensorflow"'
 
 
 def test_a_version_is_a_folder_whose_whole_name_is_a_64_bit_integer(tmp_path):
@@ -11,14 +13,13 @@ def test_a_version_is_a_folder_whose_whole_name_is_a_64_bit_integer(tmp_path):
         (tmp_path / name).mkdir()
     (tmp_path / "4").write_text("a file")
     assert versions_on_disk(tmp_path) == {1: tmp_path / "1", 123: tmp_path / "00000123"}
-    assert versions_on_disk(tmp_path / "gone") == {}
+    assert versions_on_disk(tmp_path / "gone") is None
 
 
 def test_a_serving_root_holds_a_model_per_folder_with_versions(tmp_path):
     for folder in ["digits/1", "reviews/2", "empty", ".hidden/1", "notes/v1"]:
         (tmp_path / folder).mkdir(parents=True)
-    flags, _ = parse([f"--serving_root={tmp_path}"])
-    assert model_configs(flags) == [ModelConfig(name, tmp_path / name) for name in ("digits", "reviews")]
+    assert discover(tmp_path) == [ModelConfig(name, tmp_path / name, rooted=True) for name in ("digits", "reviews")]
 
 
 @pytest.mark.parametrize(
@@ -28,12 +29,13 @@ def test_a_serving_root_holds_a_model_per_folder_with_versions(tmp_path):
         ("model_version_policy { latest { num_versions: 3 } }", VersionPolicy(latest=3)),
         ("model_version_policy { all {} }", VersionPolicy(latest=0)),
         ("model_version_policy { specific { versions: 4 versions: 7 } }", VersionPolicy(specific=frozenset({4, 7}))),
+        ("model_version_policy { specific {} }", VersionPolicy(specific=frozenset())),
     ],
-    ids=["default", "latest", "all", "specific"],
+    ids=["default", "latest", "all", "specific", "none"],
 )
 def test_a_config_file_states_the_version_policy(tmp_path, policy, expected):
     file = tmp_path / "models.config"
-    file.write_text(f'model_config_list {{ config {{ name: "m" base_path: "{tmp_path}" {policy} }} }}')
+    file.write_text(f'model_config_list {{ config {{ name: "m" base_path: "{tmp_path}" {PLATFORM} {policy} }} }}')
     flags, _ = parse([f"--model_config_file={file}"])
     assert model_configs(flags) == [ModelConfig("m", tmp_path, expected)]
 
@@ -41,13 +43,15 @@ def test_a_config_file_states_the_version_policy(tmp_path, policy, expected):
 @pytest.mark.parametrize(
     ("text", "words", "status"),
     [
-        ("model_config_list { config { nam", "is not a ModelServerConfig", 65),
+        ("model_config_list { config { nam", "not a ModelServerConfig", 65),
         ('model_config_list { config { name: "m" base_path: "models/m" } }', "to have an absolute path", 65),
-        ('model_config_list { config { name: "m" base_path: "/no/such" } }', "the base path /no/such is not", 66),
+        ('model_config_list { config { name: "m" base_path: "/m" } }', "Illegal setting neither .* name is m", 65),
+        ('model_config_list { config { name: "m" base_path: "/m" model_platform: "jax" } }', "platform jax", 65),
+        ("custom_model_config {}", "does not yet support custom model config", 65),
         ('model_config_list { config { name: "m" base_path: "/a" } config { name: "m" base_path: "/b" } }',
          "Illegal to list model m multiple times", 65),
     ],
-    ids=["broken_text", "a_relative_path", "a_missing_folder", "a_name_twice"],
+    ids=["broken_text", "a_relative_path", "no_platform", "another_platform", "a_custom_config", "a_name_twice"],
 )  # fmt: skip
 def test_a_config_file_that_cannot_be_served_is_refused(tmp_path, text, words, status):
     file = tmp_path / "models.config"

@@ -28,7 +28,7 @@ def test_help_and_refusals_import_no_tensorflow():
         "except SystemExit as stop: status = stop.code\n"
         "print(status, 'tensorflow' in sys.modules)"
     )
-    for flag, status in [("--help", 0), ("--model_base_path=/no/such/folder", 66)]:
+    for flag, status in [("--help", 0), ("--serving_root=/no/such/folder", 66)]:
         done = subprocess.run([sys.executable, "-c", code.format(flag)], cwd=ROOT, capture_output=True, text=True)
         assert done.stdout.splitlines()[-1:] == [f"{status} False"], done.stderr
 
@@ -44,12 +44,6 @@ def test_a_port_in_use_is_one_line_that_names_it_and_its_flag(tmp_path, flag):
         f"minibatch serve: cannot listen on 127.0.0.1 port {port} (Address already in use); "
         f"choose another with {flag}\n"
     )
-
-
-def test_a_base_path_that_does_not_exist_is_one_line(tmp_path):
-    done = run("--model_name=digits", "--model_base_path", str(tmp_path / "digits"))
-    assert done.returncode == 66
-    assert done.stderr == f"minibatch serve: model digits: the base path {tmp_path}/digits is not a folder\n"
 
 
 def test_nothing_to_serve_is_a_usage_error():
@@ -71,7 +65,7 @@ def test_a_config_file_keeps_all_versions_requests_time_out_and_sigterm_drains(s
     """One process for all three, since starting it costs seconds."""
     config = tmp_path / "models.config"
     config.write_text(
-        f'model_config_list {{ config {{ name: "numbers" base_path: "{saved_models}/pair" '
+        f'model_config_list {{ config {{ name: "numbers" base_path: "{saved_models}/pair" model_platform: "tensorflow" '
         "model_version_policy { all {} } } }"
     )
     server = processes(f"--model_config_file={config}", "--rest_api_timeout_in_ms", "2000")

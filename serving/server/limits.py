@@ -1,0 +1,82 @@
+"""How much one request may ask for. A limit of 0 is none, which is what --profile=compatible starts with."""
+
+import re
+import zlib
+from dataclasses import dataclass
+
+from serving.server.call import Call
+from serving.server.errors import Code, RequestError, invalid
+from serving.server.flags import Flags
+from serving.server.images import pixels
+
+_MAX_INFLATED = 100 * 2**20  # TF Serving's
+_ALWAYS_INFLATED = 2**20  # a short text of few different words shrinks more than any ratio allows
+_STRING = re.compile(rb'"(?:[^"\\]+|\\.)*"', re.DOTALL)
+_BRACKETS = bytes.maketrans(b"{}", b"[]")
+_REST = bytes(set(range(256)) - set(b"[]{}"))
+
+
+@dataclass(frozen=True)
+class Limits:
+    body_bytes: int = 0
+    gzip_ratio: float = 0
+    json_depth: int = 0
+    rows: int = 0
+    image_pixels: int = 0
+
+    @classmethod
+    def of(cls, flags: Flags) -> "Limits":
+        return cls(
+            flags.max_body_bytes, flags.max_gzip_ratio, flags.max_json_depth, flags.max_rows, flags.max_image_pixels
+        )
+
+    def check_size(self, size: int) -> None:
+        """Raises RequestError (413) for a body of `size` bytes, before it is read where a header tells."""
+        if self.body_bytes and size > self.body_bytes:
+            raise _too_large(f"The request is larger than {self.body_bytes} bytes.")
+
+    def inflated(self, body: bytes, encoding: str) -> bytes:
+        """A gzip body unpacked. One that is broken, or over TF Serving's 100 MB, counts as empty, as there.
+
+        Raises RequestError (413) over our limits; no more than the limit is ever unpacked.
+        """
+        if "gzip" not in encoding.lower():
+            return body
+        ours = [self.body_bytes] if self.body_bytes else []
+        if self.gzip_ratio:
+            ours.append(max(_ALWAYS_INFLATED, int(self.gzip_ratio * len(body))))
+        allowed = min([_MAX_INFLATED, *ours])
+        inflater = zlib.decompressobj(wbits=31)
+        try:
+            inflated = inflater.decompress(body, allowed + 1)
+        except zlib.error:
+            return b""
+        if len(inflated) > allowed and ours:
+            raise _too_large(f"The gzip body unpacks to more than {allowed} bytes.")
+        return inflated if inflater.eof and len(inflated) <= allowed else b""
+
+    def check_json(self, body: bytes) -> None:
+        """Raises RequestError for JSON that nests too deep, before it is parsed."""
+        limit = self.json_depth
+        if limit and body.count(b"[") + body.count(b"{") > limit:
+            brackets = _STRING.sub(b"", body).translate(_BRACKETS, _REST)
+            for _ in range(limit):  # one level less each time
+                brackets = brackets.replace(b"[]", b"")
+            if b"[" in brackets:  # also what never closes, which the parser would refuse
+                raise invalid(f"The JSON nests deeper than {limit}.")
+
+    def check_call(self, call: Call) -> None:
+        """Raises RequestError for a call of too many rows, or with an image whose header declares too many pixels."""
+        for array in call.feeds.values():
+            if self.rows and array.ndim and len(array) > self.rows:
+                raise invalid(f"The request has {len(array)} rows; {self.rows} is the most here.")
+            if self.image_pixels and array.dtype == object:
+                for value in array.flat:
+                    if pixels(value) > self.image_pixels:
+                        raise invalid(
+                            f"An image of {pixels(value)} pixels by its header; {self.image_pixels} is the most here."
+                        )
+
+
+def _too_large(message: str) -> RequestError:
+    return RequestError(Code.RESOURCE_EXHAUSTED, message, http=413)

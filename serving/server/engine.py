@@ -10,6 +10,7 @@ from tensorflow_serving.apis import model_pb2
 from serving.server import model_info
 from serving.server.call import Call
 from serving.server.lifecycle import Models
+from serving.server.policy import Policy
 from serving.server.servable import Servable
 from serving.server.source import Source
 
@@ -20,6 +21,7 @@ class Engine:
     def __init__(self, models: Models[Servable], workers: Executor, source: Source | None = None):
         self.models = models
         self.source = source  # what a reload changes; None: it is not offered
+        self.policy = Policy()
         self._workers = workers
 
     async def answer(

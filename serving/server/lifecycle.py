@@ -201,6 +201,9 @@ class Models(Generic[Loaded]):
         with self._lock:
             return sorted(name for name, versions in self._versions.items() if versions)
 
+    def knows(self, name: str) -> bool:
+        return name in self._versions
+
     def available(self) -> list[tuple[str, int]]:
         """Name and number of every version that answers."""
         with self._lock:

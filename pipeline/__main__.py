@@ -30,7 +30,18 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "export": ("train", ("tensorflow", "tensorflow_serving"), "PRESET [options]: run -> SavedModel"),
     "evaluate": ("train", ("tensorflow",), "PRESET [options]: test metrics of the export, with intervals and slices"),
     "gate": ("train", ("tensorflow",), "PRESET [options]: may the export go live?"),
-    "push": ("train", ("tensorflow",), "PRESET [options]: the accepted export becomes the next version"),
+    "validate": (
+        "all",
+        ("tensorflow", "starlette", "uvicorn", "tensorflow_serving"),
+        "PRESET [options]: does a server that is booted on the export answer as the model did?",
+    ),
+    "push": ("train", ("tensorflow",), "PRESET [options]: the accepted export becomes the next version, and live"),
+    "canary": ("client", (), "MODEL --version N --percent P [--judge]: try a version on a share of the requests"),
+    "promote": ("client", (), "MODEL: the canary becomes the stable version"),
+    "rollback": ("client", (), "MODEL: away with the canary, or back to the previous version"),
+    "status": ("client", (), "[MODEL] [--address HOST:PORT]: versions, what is live, what a server says"),
+    "audit": ("client", (), "MODEL: from the live version back to data, config, code and seed"),
+    "models-config": ("client", (), "--output FILE: what is live, as TF Serving's models.config"),
     "report": ("report", ("jinja2", "matplotlib"), "PRESET [options]: the run as one HTML page"),
     "verify-resume": ("train", ("tensorflow",), "PRESET [options]: does a killed run end bit-equal?"),
     "verify-distribution": ("train", ("tensorflow",), "PRESET [options]: do N replicas equal one?"),
@@ -52,7 +63,7 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...], str]] = {
     ),
 }
 
-
+OPERATIONS = ("canary", "promote", "rollback", "status", "audit", "models-config")
 SERVED = ("--serving_root", "--model_base_path", "--model_config_file", "-h", "--help")
 
 
@@ -104,6 +115,11 @@ def dispatch(arguments: list[str]) -> None:
         from pipeline.training.jobs import main as job
 
         job(rest, parse)
+    elif command in OPERATIONS:
+        from pipeline.release.operations import main as operate
+
+        quieten(tensorflow=False)
+        operate(command, rest)
     else:
         preset, config = parse(command, rest, KINDS.get(command, Config))
         quieten(tensorflow="tensorflow" in COMMANDS[command][1])

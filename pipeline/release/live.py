@@ -225,8 +225,8 @@ def _events(path: Path) -> tuple[list[Event], int]:
                 raise ValueError("no end of line")
             values = json.loads(line)
             before = None if values["from"] is None else Live.from_json(values["from"])
-            what = (values[key] for key in ("event", "who", "when"))
-            found.append(Event(*what, before, Live.from_json(values["to"]), values["why"]))
+            after = Live.from_json(values["to"])
+            found.append(Event(values["event"], values["who"], values["when"], before, after, values["why"]))
         except (ValueError, KeyError, TypeError) as error:
             if whole + len(line) < len(data):
                 raise Corrupt(f"{path}, line {len(found) + 1}, is not readable ({error}); restore it.") from None

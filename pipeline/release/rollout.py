@@ -4,6 +4,8 @@ Each is one pointer move in LIVE.json, journaled first, and can be repeated: a c
 changes nothing and says so. Each returns the line to print.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline import manifest
@@ -15,8 +17,7 @@ from pipeline.release.live import Live
 def canary(root: Path, version: int, percent: float, why: str = "") -> str:
     """`percent` of the requests go to `version`, which was pushed before. Raises UserError when it is not there or
     damaged, and Refused while another version is the canary."""
-    with live.locked(root):
-        state = _state(root)
+    with _changing(root) as state:
         if state.stable == version:
             return f"{root.name}: version {version} is stable already."
         if state.canary not in (None, version):
@@ -30,8 +31,7 @@ def canary(root: Path, version: int, percent: float, why: str = "") -> str:
 
 def promote(root: Path, why: str = "") -> str:
     """The canary becomes stable, and what was stable stays loaded. Raises UserError without a canary."""
-    with live.locked(root):
-        state = _state(root)
+    with _changing(root) as state:
         if state.canary is None:
             if _last(root) == "promote":
                 return f"{root.name}: version {state.stable} was promoted already."
@@ -47,8 +47,7 @@ def rollback(root: Path, version: int | None = None, why: str = "") -> str:
     Without `version` a second rollback in a row does nothing: what it would go back to was never said to be good.
     Raises UserError when there is no version to go back to.
     """
-    with live.locked(root):
-        state = _state(root)
+    with _changing(root) as state:
         if version is None and state.canary is not None:
             after = Live(state.stable, state.previous)
             live.commit(root, "rollback", state, after, why or "by hand")
@@ -64,11 +63,17 @@ def rollback(root: Path, version: int | None = None, why: str = "") -> str:
         return f"{root.name}: version {target} is stable."
 
 
-def _state(root: Path) -> Live:
-    state = live.current(root)
-    if state is None:
-        raise UserError(f"{root} holds no version yet: `minibatch push` places the first.", MISSING)
-    return state
+@contextmanager
+def _changing(root: Path) -> Iterator[Live]:
+    """Inside the lock: what is live."""
+    nothing = UserError(f"{root} holds no version yet: `minibatch push` places the first.", MISSING)
+    if not root.is_dir():
+        raise nothing
+    with live.locked(root):
+        state = live.current(root)
+        if state is None:
+            raise nothing
+        yield state
 
 
 def _last(root: Path) -> str:

@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import tensorflow as tf
@@ -34,7 +34,7 @@ VERSION = 1  # of the export, to the server that is booted on it
 START_SECONDS = 120.0
 TOLERANCE = 1e-5  # of a number, relative or absolute: the server may run other batch sizes
 CALLS, SECONDS = 200, 1.0  # timed calls a protocol, whichever comes first
-PROTOCOLS = ("rest", "grpc")
+PROTOCOLS: tuple[Literal["rest"], Literal["grpc"]] = ("rest", "grpc")
 
 
 @dataclass(frozen=True)

@@ -78,10 +78,11 @@ def validate(preset: str, config: Config) -> None:
 
 
 def push(preset: str, config: Config) -> None:
-    from pipeline.release.push import publish
+    from pipeline.release.push import accepted, publish
     from pipeline.release.validate import validate
 
     run_dir, records = _trained(config)
+    accepted(run_dir)
     if config.push.validate:
         validate(run_dir, config)
     print(publish(run_dir, records, config.exports_root, config.push.percent))

@@ -25,12 +25,28 @@ def publish(run_dir: Path, records_dir: Path, root: Path, percent: float = 100) 
     way, or when this very export was rolled back last; UserError and Corrupt as `push` and `live.locked` do.
     """
     run_dir, export = Path(run_dir), Path(run_dir) / "export"
-    decision = _decision(run_dir, export)
+    decision = accepted(run_dir)
     with live.locked(root):
         version = _release(export, root, lineage(run_dir, records_dir, decision), percent)
     noted = json.dumps({"version": int(version.name), "path": str(version)})
     manifest.write_file(run_dir / "pushed.json", noted)
     return version
+
+
+def accepted(run_dir: Path) -> dict[str, Any]:
+    """The gate's decision about the run's export. Raises UserError when there is none yet, or no export, and Refused
+    when it was a refusal or about another export."""
+    path, export = run_dir / "decision.json", run_dir / "export"
+    if not path.is_file():
+        raise UserError(f"{run_dir} was not judged yet: run `minibatch gate` with the same options first.", MISSING)
+    decision = json.loads(path.read_bytes())
+    if not decision["accepted"]:
+        raise Refused(f"{run_dir} was refused by the gate (see {path}); nothing is pushed.")
+    if not manifest.is_committed(export):
+        raise UserError(f"{run_dir} has no export yet: run `minibatch export` with the same options first.", MISSING)
+    if decision.get("export") != manifest.fingerprint(manifest.read(export)["files"]):
+        raise Refused(f"{path} is not about the export that is there now: run `minibatch gate` again.")
+    return decision
 
 
 def push(export_dir: Path, root: Path, parents: dict[str, Any]) -> Path:
@@ -74,20 +90,6 @@ def lineage(run_dir: Path, records_dir: Path, decision: dict[str, Any]) -> dict[
         "decision": decision,
         "sha256": {name: manifest.digest(path) for name, path in links.items() if path.is_file()},
     }
-
-
-def _decision(run_dir: Path, export: Path) -> dict[str, Any]:
-    path = run_dir / "decision.json"
-    if not manifest.is_committed(export):
-        raise UserError(f"{run_dir} has no export yet: run `minibatch export` with the same options first.", MISSING)
-    if not path.is_file():
-        raise UserError(f"{run_dir} was not judged yet: run `minibatch gate` with the same options first.", MISSING)
-    decision = json.loads(path.read_bytes())
-    if not decision["accepted"]:
-        raise Refused(f"{run_dir} was refused by the gate (see {path}); nothing is pushed.")
-    if decision.get("export") != manifest.fingerprint(manifest.read(export)["files"]):
-        raise Refused(f"{path} is not about the export that is there now: run `minibatch gate` again.")
-    return decision
 
 
 def _release(export: Path, root: Path, parents: dict[str, Any], percent: float) -> Path:

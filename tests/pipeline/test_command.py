@@ -155,7 +155,8 @@ def test_every_command_has_its_stage_and_an_extra_of_the_distribution(name):
 
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     assert command.COMMANDS[name][0] in extras
-    assert name in ("serve", "predict", "demo", "launch", "job") or callable(getattr(stages, name.replace("-", "_")))
+    elsewhere = ("serve", "predict", "demo", "launch", "job", *command.OPERATIONS)
+    assert name in elsewhere or callable(getattr(stages, name.replace("-", "_")))
 
 
 def test_movielens_without_its_folder_says_which_option_names_it(refused):
@@ -178,7 +179,7 @@ def test_training_without_records_says_how_to_make_them(refused):
     assert os.listdir(".") == []
 
 
-@pytest.mark.parametrize("stage", ["export", "evaluate", "gate", "push", "report"])
+@pytest.mark.parametrize("stage", ["export", "evaluate", "gate", "validate", "push", "report"])
 def test_a_stage_after_training_without_a_run_says_what_comes_first(refused, stage):
     code, line = refused(stage, "ratings-sample")
     assert "runs/ratings-sample holds no run yet: run `minibatch train` with the same options first." in line

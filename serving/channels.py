@@ -125,7 +125,7 @@ def _error(error: Any, deadline: Deadline) -> ServingError:
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return deadline.exceeded()
     kind = _BY_CODE.get(code, ServingError)
-    if kind is Overloaded and "larger than max" in words:  # gRPC's own refusal of a message: later is no better
+    if kind is Overloaded and "larger than" in words:  # a message, not a queue: later is no better
         kind = InvalidRequest
     raised = kind(words)
     if isinstance(raised, Overloaded):

@@ -39,7 +39,7 @@ from serving.errors import (
     Unsupported,
 )
 from serving.exchange import Deadline, Exchange, Pause, Send, Steps, tries
-from serving.inputs import Example, as_array
+from serving.inputs import Example, Typed, as_array
 from serving.metadata import Class, Metadata, ModelSpec, Outputs, Signature, TensorSpec, VersionStatus
 from serving.settings import Retries, Timeouts, Tls
 
@@ -156,7 +156,7 @@ class _Calls:
             exchange = self._dialect.predict(spec, arrays, signature_name, known, output_filter, headers)
             return (yield from self._ask(exchange, deadline))
 
-        if not self._dialect.needs_signature and all(isinstance(value, np.ndarray) for value in inputs.values()):
+        if not self._dialect.needs_signature and all(isinstance(value, Typed) for value in inputs.values()):
             return (yield from predict(_UNKNOWN))
         kept = self._known.get(spec)
         if kept is None or signature_name not in kept.signatures:

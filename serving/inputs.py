@@ -8,13 +8,14 @@ import numpy as np
 from serving.errors import InvalidRequest
 from serving.metadata import TensorSpec
 
+Typed = np.ndarray | np.generic  # has a type of its own
 Example = Mapping[str, Any]  # each feature a scalar or a flat list of one kind
 
 
 def as_array(name: str, value: Any, spec: TensorSpec | None) -> np.ndarray:
     """An array as it is, anything else as an array of the type in `spec`. Raises InvalidRequest."""
-    if isinstance(value, np.ndarray):
-        return value
+    if isinstance(value, Typed):
+        return np.asarray(value)
     wants_strings = spec is not None and spec.dtype.kind == "O"
     try:
         objects = np.array(value, dtype=object)

@@ -1,6 +1,7 @@
 """The client's HTTP on a server that answers byte for byte what a test wants."""
 
 import asyncio
+import contextlib
 import socket
 import threading
 from collections.abc import Callable
@@ -23,7 +24,7 @@ class Scripted:
         self.requests: list[bytes] = []
         self._scripts = list(scripts)
         self._listening = socket.create_server(("127.0.0.1", 0))
-        self.address = "127.0.0.1:%d" % self._listening.getsockname()[1]
+        self.address = f"127.0.0.1:{self._listening.getsockname()[1]}"
         self._thread = threading.Thread(target=self._accept, daemon=True)
         self._thread.start()
 
@@ -39,10 +40,8 @@ class Scripted:
 
     def _serve(self, connection: socket.socket, script) -> None:
         with connection:
-            try:
+            with contextlib.suppress(OSError):
                 script(self, connection)
-            except OSError:
-                pass
 
     def read(self, connection: socket.socket) -> bool:
         """Takes one request, whose body must have come with its headers; False at the end of the connection."""
@@ -194,7 +193,7 @@ def test_a_refused_connection_is_unavailable_and_names_the_address(ask):
 
 
 def test_an_unknown_host_is_unavailable(ask):
-    with pytest.raises(Unavailable, match="no server answers at nowhere.invalid:80 "):
+    with pytest.raises(Unavailable, match=r"no server answers at nowhere\.invalid:80 "):
         ask("nowhere.invalid:80", GET)
 
 

@@ -3,19 +3,26 @@
 Everything is bytes: a string output need not be UTF-8, and goes out as it is.
 """
 
+import contextlib
 import math
 import re
 from base64 import b64encode
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
+import orjson
 
 from serving.server.errors import invalid
 from serving.tensors import as_bytes, type_of
 
-_SHOWN_BYTES = 256  # of a request's JSON inside an error message
+_SHOWN_BYTES = 256  # of a request's JSON inside an error message; the token that crosses it is whole
 _BYTES_SUFFIX = "_bytes"
+_MANY = 32  # numbers from which on arrays pay
+_LOW, _HIGH = 1e-4, 1e6  # between them neither %g nor %.9g writes an exponent
+_DECADES = 10.0 ** np.arange(-4, 6)
+_SIX, _NINE = 10.0 ** np.arange(9, -1, -1), 10.0 ** np.arange(12, 2, -1)  # 6 and 9 digits to whole numbers, by decade
 _SPECIAL = re.compile(rb'["\\\x00-\x1f]')
 _ESCAPES = {b'"': b'\\"', b"\\": b"\\\\", b"\b": b"\\b", b"\f": b"\\f", b"\n": b"\\n", b"\r": b"\\r", b"\t": b"\\t"}
 
@@ -40,21 +47,22 @@ def rows(outputs: Mapping[str, np.ndarray]) -> bytes:
         expected = next(iter(sizes.values()))
         if len(array) != expected:
             raise invalid(f"Tensor name: {name} has inconsistent batch size: {len(array)} expecting: {expected}")
-    columns = {name: _elements(name, array, 1) for name, array in outputs.items()}
+    depth = 2 if len(outputs) == 1 else 3
+    columns = [_elements(name, array, 1, depth, False) for name, array in outputs.items()]
+    if not columns[0]:
+        return b'{\n    "predictions": []\n}'
     if len(columns) == 1:
-        (column,) = columns.values()
-        return b'{\n    "predictions": [' + b", ".join(column) + b"\n    ]\n}"
-    keys = [b"            " + quoted(name) + b": " for name in columns]
-    objects = (
-        b"        {\n" + b",\n".join(key + value for key, value in zip(keys, row, strict=True)) + b"\n        }"
-        for row in zip(*columns.values(), strict=True)
-    )
+        return b'{\n    "predictions": [' + b", ".join(columns[0]) + b"\n    ]\n}"
+    members = (b"            " + quoted(name).replace(b"%", b"%%") + b": %b" for name in outputs)
+    row = b"        {\n" + b",\n".join(members) + b"\n        }"
+    objects = [row % values for values in zip(*columns, strict=True)]
     return b'{\n    "predictions": [\n' + b",\n".join(objects) + b"\n    ]\n}"
 
 
 def columns(outputs: Mapping[str, np.ndarray]) -> bytes:
     """{"outputs": value} for one output, {"outputs": {name: value}} for several. Raises RequestError."""
-    values = {name: _elements(name, array, 0)[0] for name, array in outputs.items()}
+    depth = 1 if len(outputs) == 1 else 2
+    values = {name: _elements(name, array, 0, depth, True)[0] for name, array in outputs.items()}
     if len(values) == 1:
         (value,) = values.values()
         return b'{\n    "outputs": ' + value + b"\n}"
@@ -62,16 +70,53 @@ def columns(outputs: Mapping[str, np.ndarray]) -> bytes:
     return b'{\n    "outputs": {\n' + b",\n".join(members) + b"\n    }\n}"
 
 
+def classes(labels: np.ndarray, scores: np.ndarray) -> bytes:  # [n, k] of bytes, [n, k]
+    """{"results": [[[label, score], ..] an example]}."""
+    numbers = decimals(scores.ravel())
+    pairs = [b"[%b, %b]" % (quoted(label), n) for label, n in zip(labels.ravel().tolist(), numbers, strict=True)]
+    size = labels.shape[1]
+    examples = [b"[" + b", ".join(pairs[i * size : (i + 1) * size]) + b"]" for i in range(len(labels))]
+    return b'{\n    "results": [' + b", ".join(examples) + b"\n    ]\n}"
+
+
+def regressions(values: np.ndarray) -> bytes:  # [n]
+    """{"results": [value, ..]}."""
+    return b'{\n    "results": [' + b", ".join(decimals(values)) + b"]\n}"
+
+
 def decimals(array: np.ndarray) -> list[bytes]:  # [n] -> n texts
     """Each number of a flat float array: %g where that reads back as the same number, else all its digits."""
+    return _many_decimals(array) if array.dtype == np.float32 and len(array) >= _MANY else _few_decimals(array)
+
+
+def _few_decimals(array: np.ndarray) -> list[bytes]:
     full = b"%.9g" if array.dtype == np.float32 else b"%.17g"
     values = array.tolist()
     texts = [b"%g" % value for value in values]
-    with np.errstate(over="ignore"):
-        read_back = np.array([float(text) for text in texts], np.float64).astype(array.dtype)
-    for i in np.nonzero(read_back != array)[0]:
-        texts[i] = full % values[i]
-    return [_decimal(text) for text in texts]
+    read_back = np.array([float(text) for text in texts], array.dtype).tolist()
+    return [
+        _decimal(text if back == value else full % value)
+        for text, back, value in zip(texts, read_back, values, strict=True)
+    ]
+
+
+def _many_decimals(array: np.ndarray) -> list[bytes]:
+    """The same for float32, most of them at once: those that neither form writes with an exponent.
+
+    Exact: a float32 times such a power of ten fits a double, and the quotient of whole numbers is the double nearest to
+    the wanted decimal, which is the one that orjson then writes.
+    """
+    size = np.abs(array)
+    plain = (size >= _LOW) & (size < _HIGH) | (size == 0)
+    values = np.where(plain, array, 0).astype(np.float64)
+    decade = np.maximum(np.searchsorted(_DECADES, np.abs(values), "right") - 1, 0)
+    six, nine = (np.rint(values * scale[decade]) / scale[decade] for scale in (_SIX, _NINE))
+    rounded = np.where(six.astype(np.float32) == array, six, nine)
+    texts = orjson.dumps(rounded, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1].split(b",")
+    rest = np.nonzero(~plain)[0]
+    for i, text in zip(rest.tolist(), _few_decimals(array[rest]), strict=True):
+        texts[i] = text
+    return texts
 
 
 def _decimal(text: bytes) -> bytes:
@@ -82,87 +127,120 @@ def _decimal(text: bytes) -> bytes:
     return {b"nan": b"NaN", b"inf": b"Infinity", b"-inf": b"-Infinity"}[text.replace(b"-nan", b"nan")]
 
 
-def _elements(name: str, array: np.ndarray, dimension: int) -> list[bytes]:
-    """The values below the first `dimension` (0 or 1) dimensions, each as text with its inner lists on one line."""
+def _elements(name: str, array: np.ndarray, first: int, depth: int, indented: bool) -> list[bytes]:
+    """The texts of the values below the dimension `first` (0 or 1), `depth` containers deep.
+
+    Lists are on one line, or `indented`: a line an element. An object always has a line a member.
+    """
     try:
         kind = type_of(array).name
     except ValueError:
         kind = str(array.dtype)
     if kind not in _WRITERS:
         raise invalid(f"Failed to write JSON value for tensor type: {kind}")
-    writer = _base64 if kind == "string" and name.endswith(_BYTES_SUFFIX) else _WRITERS[kind]
-    texts = writer(array.reshape(-1))
-    for axis in range(array.ndim - 1, dimension - 1, -1):
+    if kind == "string" and name.endswith(_BYTES_SUFFIX):
+        texts = _base64(array, depth + array.ndim - first)
+    else:
+        texts = _WRITERS[kind](array.ravel()) if array.size else []
+    for axis in range(array.ndim - 1, first - 1, -1):
         size = array.shape[axis]
         outer = math.prod(array.shape[:axis])
-        texts = [b"[" + b", ".join(texts[i * size : (i + 1) * size]) + b"]" for i in range(outer)]
+        level = depth + axis - first
+        opening, comma, closing = b"[", b", ", b"]"
+        if indented:
+            opening, comma, closing = b"[" + _line(level + 1), b"," + _line(level + 1), _line(level) + b"]"
+        if size:
+            texts = [opening + comma.join(texts[i * size : (i + 1) * size]) + closing for i in range(outer)]
+        else:
+            texts = [b"[]"] * outer
     return texts
 
 
+def _line(level: int) -> bytes:
+    return b"\n" + b"    " * level
+
+
 def _integers(array: np.ndarray) -> list[bytes]:
-    return [b"%d" % value for value in array.tolist()]
-
-
-def _booleans(array: np.ndarray) -> list[bytes]:
-    return [b"true" if value else b"false" for value in array.tolist()]
+    return orjson.dumps(array, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1].split(b",")
 
 
 def _strings(array: np.ndarray) -> list[bytes]:
     return [quoted(value) for value in as_bytes(array)]
 
 
-def _base64(array: np.ndarray) -> list[bytes]:
-    return [b'{"b64": "' + b64encode(value) + b'"}' for value in as_bytes(array)]
+def _base64(array: np.ndarray, level: int) -> list[bytes]:
+    before, after = b"{" + _line(level + 1) + b'"b64": "', b'"' + _line(level) + b"}"
+    return [before + b64encode(value) + after for value in as_bytes(array)]
 
 
 _WRITERS: dict[str, Callable[[np.ndarray], list[bytes]]] = {
     "float": decimals,
     "double": decimals,
-    **dict.fromkeys(["int8", "int16", "int32", "int64", "uint8", "uint32", "uint64"], _integers),
-    "bool": _booleans,
+    **dict.fromkeys(["int8", "int16", "int32", "int64", "uint8", "uint32", "uint64", "bool"], _integers),
     "string": _strings,
 }
 
 
+class _Enough(Exception):
+    """An error message shows no more of a value."""
+
+
 def shown(value: Any) -> str:
-    """A parsed JSON value for an error message, indented and cut."""
-    text = b""
-    for piece in _pieces(value, b"\n"):
-        text += piece
-        if len(text) > _SHOWN_BYTES:
-            break
-    return text[:_SHOWN_BYTES].decode("utf-8", "surrogateescape")
+    """A parsed JSON value for an error message: indented, no further token once 256 bytes are out.
+
+    Stops at a number that is not finite, as TF Serving's writer does.
+    """
+    text = bytearray()
+    with contextlib.suppress(_Enough):
+        _show(value, text, b"\n", b"")
+    return text.decode("utf-8", "surrogateescape")
 
 
-def _pieces(value: Any, newline: bytes) -> Iterator[bytes]:
-    """Lazy, so that a long or deep value costs no more than what is shown of it."""
+def _show(value: Any, text: bytearray, newline: bytes, before: bytes) -> None:
     inner = newline + b"    "
-    if isinstance(value, dict) and value:
-        yield from _listed(((quoted(k) + b": ", v) for k, v in value.items()), b"{", b"}", inner, newline)
-    elif isinstance(value, list) and value:
-        yield from _listed(((b"", v) for v in value), b"[", b"]", inner, newline)
+    if isinstance(value, dict):
+        _put(text, before + b"{")
+        for i, (key, member) in enumerate(value.items()):
+            _put(text, (b"," if i else b"") + inner + quoted(key))
+            _show(member, text, inner, b": ")
+        _put(text, newline + b"}" if value else b"}")
+    elif isinstance(value, list):
+        _put(text, before + b"[")
+        for i, member in enumerate(value):
+            _show(member, text, inner, b", " if i else b"")
+        _put(text, b"]")
+    elif isinstance(value, float) and not math.isfinite(value):
+        _put(text, before)
+        raise _Enough
     else:
-        yield _scalar(value)
+        _put(text, before + _scalar(value))
 
 
-def _listed(
-    members: Iterable[tuple[bytes, Any]], opening: bytes, closing: bytes, inner: bytes, newline: bytes
-) -> Iterator[bytes]:
-    separator = opening
-    for key, member in members:
-        yield separator + inner + key
-        yield from _pieces(member, inner)
-        separator = b","
-    yield newline + closing
+def _put(text: bytearray, token: bytes) -> None:
+    if len(text) >= _SHOWN_BYTES:
+        raise _Enough
+    text += token
 
 
 def _scalar(value: Any) -> bytes:
     if isinstance(value, bool) or value is None:
         return {True: b"true", False: b"false", None: b"null"}[value]
-    if isinstance(value, int):
-        return b"%d" % value
     if isinstance(value, float):
-        return decimals(np.array([value]))[0]
-    if isinstance(value, str):
-        return quoted(value)
-    return b"{}" if isinstance(value, dict) else b"[]"
+        return _shortest(value)
+    return quoted(value) if isinstance(value, str) else b"%d" % value
+
+
+def _shortest(value: float) -> bytes:
+    """The digits that read back, with an exponent only beyond 1e21 and below 1e-6."""
+    sign, figures, power = Decimal(repr(value)).normalize().as_tuple()
+    digits = "".join(map(str, figures))
+    point = len(digits) + int(power)
+    if value == 0:
+        text = "0.0"
+    elif 0 < point <= 21:
+        text = digits[:point].ljust(point, "0") + "." + (digits[point:] or "0")
+    elif -6 < point <= 0:
+        text = "0." + "0" * -point + digits
+    else:
+        text = digits[0] + ("." + digits[1:] if len(digits) > 1 else "") + f"e{point - 1}"
+    return b"-" * sign + text.encode()

@@ -5,7 +5,6 @@ first document is ignored, nesting has no limit, integers over 64 bits are doubl
 (as surrogate escapes). orjson parses what means the same in both; the parser below takes the rest, and finds the error.
 """
 
-import math
 import re
 from typing import Any
 
@@ -13,13 +12,16 @@ import orjson
 
 from serving.server.errors import RequestError, invalid
 
-_BOM = b"\xef\xbb\xbf"
+_BOM = re.compile(b"\xef?\xbb?\xbf?")
 _SPACE = re.compile(rb"[ \n\r\t]*")
 _PLAIN_STRING = re.compile(rb'"([^"\\\x00-\x1f]*)"')
 _STRING_PART = re.compile(rb'[^"\\\x00-\x1f]*')
-_NUMBER = re.compile(rb"-?(?:0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
-_NON_FINITE = re.compile(rb"-?(?:NaN|Inf(?:inity)?)")
+_NUMBER = re.compile(rb"(-?(?:0|[1-9][0-9]*))(\.[0-9]+)?([eE][+-]?[0-9]+)?")
+_NON_FINITE = re.compile(rb"-?(?:NaN|Inf(?:inity|(?!i)))")
+_NON_FINITE_PART = re.compile(rb"-?(?:N(?:a)?|I(?:n(?:f(?:i(?:n(?:i(?:t)?)?)?)?)?)?)?")
+_COLON_OF_KEY = re.compile(rb'"[ \n\r\t]*:')
 _HEX = re.compile(rb"[0-9a-fA-F]{4}")
+_TENTH_OF_MAX = 1.7976931348623157e307
 _LITERALS = {b"t": (b"true", True), b"f": (b"false", False), b"n": (b"null", None)}
 _ESCAPES = {b'"': '"', b"\\": "\\", b"/": "/", b"b": "\b", b"f": "\f", b"n": "\n", b"r": "\r", b"t": "\t"}
 
@@ -32,21 +34,28 @@ def parse(body: bytes) -> Any:
         value = orjson.loads(body)
     except orjson.JSONDecodeError:
         return _Parser(body).document()
-    # a duplicate key, or a colon in a string, shows as more colons than keys
-    return value if body.count(b":") == _count_keys(value) else _Parser(body).document()
+    # each key has a colon of its own: if no key is missing, none came twice
+    if _has_keys(value, body.count(b":")) or _has_keys(value, len(_COLON_OF_KEY.findall(body))):
+        return value
+    return _Parser(body).document()
 
 
-def _count_keys(value: Any) -> int:
-    """Keys of all objects, but for those in lists that begin with a number or a text: too few is only slower."""
-    count, pending = 0, [value]
+def _has_keys(value: Any, wanted: int) -> bool:
+    """Whether the objects have `wanted` keys in all; of a list, only members of the first one's type are looked at."""
+    pending = [value]
     while pending:
         item = pending.pop()
-        if isinstance(item, dict):
-            count += len(item)
-            pending.extend(item.values())
-        elif isinstance(item, list) and item and isinstance(item[0], dict | list):
+        if type(item) is list and item and type(item[0]) is list:
             pending.extend(item)
-    return count
+            continue
+        objects = item if type(item) is list else [item]
+        objects = [member for member in objects if type(member) is dict]
+        wanted -= sum(map(len, objects))
+        if not wanted:
+            return True
+        for member in objects:
+            pending.extend(member.values())
+    return not wanted
 
 
 class _Parser:
@@ -54,7 +63,7 @@ class _Parser:
 
     def __init__(self, body: bytes):
         self._text = body + b"\0"
-        self._at = len(_BOM) if body.startswith(_BOM) else 0
+        self._at = _BOM.match(body).end()  # type: ignore[union-attr]  # matches nothing, too
 
     def document(self) -> Any:
         if self._next() in b"\0]},:":
@@ -72,11 +81,11 @@ class _Parser:
                 holder = containers[-1]
                 if isinstance(holder, list):
                     holder.append(value)
-                    if self._goes_on(b"]", "Missing a comma or ] after an array element."):
+                    if self._goes_on(b"]", "Missing a comma or ']' after an array element."):
                         break
                 else:
                     holder.setdefault(keys.pop(), value)
-                    if self._goes_on(b"}", "Missing a comma or } after an object member."):
+                    if self._goes_on(b"}", "Missing a comma or '}' after an object member."):
                         keys.append(self._key())
                         break
                 value = containers.pop()
@@ -132,8 +141,10 @@ class _Parser:
         match = _NUMBER.match(self._text, start)
         if not match:
             return self._non_finite()
+        whole, fraction, exponent = match.groups()
+        if len(whole) > 308 and abs(float(whole[:-1])) >= _TENTH_OF_MAX:
+            raise self._error("Number too big to be stored in double.")
         self._at = match.end()
-        fraction, exponent = match.groups()
         following = self._text[self._at : self._at + 1]
         if following == b"." and not fraction and not exponent:
             self._at += 1
@@ -141,21 +152,18 @@ class _Parser:
         if following in (b"e", b"E") and not exponent:
             self._at += 2 if self._text[self._at + 1 : self._at + 2] in (b"+", b"-") else 1
             raise self._error("Miss exponent in number.")
-        if not (fraction or exponent):
-            digits = match.group()
-            if len(digits) <= 20 and -(2**63) <= (integer := int(digits)) < 2**64:
-                return integer
-        number = float(match.group())
-        if math.isinf(number):
+        if not (fraction or exponent) and len(whole) <= 20 and -(2**63) <= (integer := int(whole)) < 2**64:
+            return integer
+        power = (exponent or b"")[1:].lstrip(b"+0")
+        if power[:1] not in (b"", b"-") and (len(power) > 9 or int(power) > 308 + len((fraction or b".")[1:])):
             self._at = start
             raise self._error("Number too big to be stored in double.")
-        return number
+        return float(match.group())  # 2e308 still passes, as infinity
 
     def _non_finite(self) -> float:
         match = _NON_FINITE.match(self._text, self._at)
         if not match:
-            if self._text[self._at : self._at + 1] == b"-":
-                self._at += 1
+            self._at = _NON_FINITE_PART.match(self._text, self._at).end()  # type: ignore[union-attr]
             raise self._error("Invalid value.")
         self._at = match.end()
         return float(match.group())
@@ -179,8 +187,8 @@ class _Parser:
                 parts.append(self._escape())
             elif stop == b"\0":
                 raise self._error("Missing a closing quotation mark in string.")
-            else:
-                raise self._error("Invalid encoding in string.")
+            else:  # a control character
+                raise self._error("Invalid escape character in string.")
 
     def _escape(self) -> str:
         """What a backslash sequence means; errors are reported at the backslash."""
@@ -190,16 +198,15 @@ class _Parser:
             return _ESCAPES[letter]
         if letter != b"u":
             raise self._error("Invalid escape character in string.")
-        high = self._hex(self._at + 2)
-        if not 0xD800 <= high <= 0xDFFF:
-            self._at += 6
-            return chr(high)
-        paired = high <= 0xDBFF and self._text[self._at + 6 : self._at + 8] == b"\\u"
-        low = self._hex(self._at + 8) if paired else 0
-        if not 0xDC00 <= low <= 0xDFFF:
-            raise self._error("The surrogate pair in string is invalid.")
-        self._at += 12
-        return chr(0x10000 + ((high - 0xD800) << 10) + (low - 0xDC00))
+        code, length = self._hex(self._at + 2), 6
+        if 0xD800 <= code <= 0xDBFF:
+            low = self._hex(self._at + 8) if self._text[self._at + 6 : self._at + 8] == b"\\u" else 0
+            if not 0xDC00 <= low <= 0xDFFF:
+                raise self._error("The surrogate pair in string is invalid.")
+            code, length = 0x10000 + ((code - 0xD800) << 10) + (low - 0xDC00), 12
+        self._at += length
+        # a second half alone is taken: its three bytes, though they are no UTF-8
+        return chr(code).encode("utf-8", "surrogatepass").decode("utf-8", "surrogateescape")
 
     def _hex(self, at: int) -> int:
         match = _HEX.match(self._text, at)

@@ -4,23 +4,15 @@ from typing import Any
 
 from serving.server import json_format
 from serving.server.call import Call
-from serving.server.errors import RequestError, invalid
-from serving.server.json_parse import parse
+from serving.server.errors import invalid
+from serving.server.json_request import misformed
 from serving.server.json_tensors import read_columns, read_rows
+from serving.server.predict import check_signature, complete
 from serving.server.servable import DEFAULT_SIGNATURE, Servable
 
 
-def parsed(body: bytes) -> dict[str, Any]:
-    """What can be said of a request before its model is looked up. Raises RequestError."""
-    request = parse(body)
-    if not isinstance(request, dict):
-        raise invalid(f"JSON Value: {json_format.shown(request)} Is not object")
-    if not isinstance(request.get("signature_name", ""), str):
-        raise _misformed(request, "not formatted correctly. 'signature_name' key must be a string value.")
-    return request
-
-
-def read(servable: Servable, request: dict[str, Any]) -> Call:
+def read(servable: Servable, request: dict[str, Any], checks: bool = False) -> Call:
+    """`request` is what `json_request.parsed` returned; the call's answer is a text. Raises RequestError."""
     name = request.get("signature_name") or DEFAULT_SIGNATURE
     signature = servable.signatures.get(name)
     if signature is None:
@@ -30,10 +22,11 @@ def read(servable: Servable, request: dict[str, Any]) -> Call:
         raise invalid(f"Failed to get input map for signature: {name}")
     by_rows = _has_rows(request)
     inputs = read_rows(request["instances"], types) if by_rows else read_columns(request["inputs"], types)
+    check_signature(signature, checks)
     aliases = sorted(signature.outputs)
     text = json_format.rows if by_rows else json_format.columns
     return Call(
-        {signature.inputs[alias].name: array for alias, array in inputs.items()},
+        complete(signature, inputs),
         tuple(signature.outputs[alias].name for alias in aliases),
         lambda values: text(dict(zip(aliases, values, strict=True))),
     )
@@ -45,15 +38,9 @@ def _has_rows(request: dict[str, Any]) -> bool:
             raise invalid("Missing 'inputs' or 'instances' key")
         return False
     if "inputs" in request:
-        raise _misformed(
-            request, "Not formatted correctly expecting only one of 'inputs' or 'instances' keys to exist "
-        )
+        raise misformed(request, "Not formatted correctly expecting only one of 'inputs' or 'instances' keys to exist ")
     if not isinstance(request["instances"], list):
-        raise _misformed(request, "Expecting 'instances' to be an list/array")
+        raise misformed(request, "Expecting 'instances' to be an list/array")
     if not request["instances"]:
-        raise _misformed(request, "No values in 'instances' array")
+        raise misformed(request, "No values in 'instances' array")
     return True
-
-
-def _misformed(request: dict[str, Any], what: str) -> RequestError:
-    return invalid(f"JSON Value: {json_format.shown(request)} {what}")

@@ -5,7 +5,9 @@ Serving's order, to say what is wrong with it. Shapes are not compared with the 
 """
 
 import binascii
-from collections.abc import Mapping
+import math
+import re
+from collections.abc import Callable, Mapping
 from itertools import chain
 from typing import Any
 
@@ -21,6 +23,14 @@ _INTEGER_RANGES = {
     "uint32": (0, 2**32 - 1),
     "uint64": (0, 2**64 - 1),
 }
+_ACCEPTED: dict[str, frozenset[type]] = {
+    **dict.fromkeys(["float", "double"], frozenset({int, float})),
+    **dict.fromkeys(_INTEGER_RANGES, frozenset({int})),
+    "bool": frozenset({bool}),
+    "string": frozenset({str, dict}),
+}
+_SPACE = b" \t\n\v\f\r"
+_UNPADDED = re.compile(rb"([A-Za-z0-9+/]*)([=.]*)")
 
 
 class _Irregular(Exception):
@@ -29,20 +39,22 @@ class _Irregular(Exception):
 
 def read_rows(instances: list[Any], types: Mapping[str, int]) -> dict[str, np.ndarray]:
     """Arrays [n, ...] by input name; `types` has the DataType number of each input. Raises RequestError."""
-    if not isinstance(instances[0], dict) and len(types) > 1:
+    first = instances[0]
+    if not isinstance(first, dict) and len(types) > 1:
         raise invalid(
             "instances is a plain list, but expecting list of objects as multiple input tensors required as per "
             "tensorinfo_map"
         )
     try:
-        if not _is_named(instances[0]):
-            if any(map(_is_named, instances)):
-                raise _Irregular
+        if not _is_named(first):
             name = min(types)
             return {name: _dense(instances, types[name])}
-        if not all(_is_named(row) and row.keys() == types.keys() for row in instances):
+        names = types.keys()
+        if not all(type(row) is dict and row.keys() == names for row in instances):
             raise _Irregular
-        return {name: _dense([row[name] for row in instances], types[name]) for name in types}
+        if "b64" in names and not all(map(_is_named, instances)):
+            raise _Irregular
+        return {name: _dense([row[name] for row in instances], types[name]) for name in names}
     except _Irregular:
         raise _explain_rows(instances, types) from None
 
@@ -67,67 +79,98 @@ def read_columns(inputs: Any, types: Mapping[str, int]) -> dict[str, np.ndarray]
     return arrays
 
 
-def _is_named(value: Any) -> bool:
-    return isinstance(value, dict) and not _is_base64(value)
-
-
-def _is_base64(value: dict[str, Any]) -> bool:
+def is_base64(value: dict[str, Any]) -> bool:
     return len(value) == 1 and isinstance(value.get("b64"), str)
 
 
-def _shape(value: Any) -> list[int]:
-    """As the first element of each nested list says."""
-    shape = []
-    while isinstance(value, list):
-        shape.append(len(value))
-        value = value[0] if value else None
-    return shape
+def decoded(value: str | dict[str, Any]) -> bytes:
+    """The bytes of a text or of a {"b64"} object. Raises ValueError for text that is no base64."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "surrogateescape")
+    encoded = value["b64"].encode("utf-8", "surrogateescape")
+    try:
+        return binascii.a2b_base64(encoded, strict_mode=True)
+    except binascii.Error:
+        return _decoded_freely(encoded)
+
+
+def _decoded_freely(encoded: bytes) -> bytes:
+    """White space anywhere, and no padding at all or the right one, of "=" or "."."""
+    match = _UNPADDED.fullmatch(encoded.translate(None, _SPACE))
+    digits, padding = match.groups() if match else (b"A", b"")
+    missing = -len(digits) % 4
+    if missing == 3 or len(padding) not in (0, missing):
+        raise ValueError("not base64")
+    return binascii.a2b_base64(digits + b"=" * missing)
+
+
+def type_name(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value)
+    names = {type(None): "Null", str: "String", dict: "Object", list: "Array"}
+    return names.get(type(value), "Number")
+
+
+def _is_named(value: Any) -> bool:
+    return isinstance(value, dict) and not is_base64(value)
 
 
 def _dense(value: Any, number: int) -> np.ndarray:
-    shape = _shape(value)
-    level = [value]
-    for size in shape:
-        if set(map(type, level)) != {list} or set(map(len, level)) != {size}:
+    if not isinstance(value, list):
+        return _array([value], number).reshape([])
+    shape, level = [len(value)], value
+    while level and isinstance(level[0], list):
+        size = len(level[0])
+        if _count(type, level, list) != len(level) or _count(len, level, size) != len(level):
             raise _Irregular
+        shape.append(size)
         level = list(chain.from_iterable(level))
-    return _array(level, number).reshape(shape)
+    array = _array(level, number)
+    return array if len(shape) == 1 else array.reshape(shape)
+
+
+def _count(function: Callable[[Any], Any], values: list[Any], wanted: Any) -> int:
+    return list(map(function, values)).count(wanted)  # without a loop in Python
 
 
 def _array(values: list[Any], number: int) -> np.ndarray:  # [n]
     kind = BY_NUMBER.get(number)
-    found = set(map(type, values))
     if kind is None:
         raise _Irregular
-    if kind.name in ("float", "double"):
-        if found - {int, float}:
-            raise _Irregular
-        with np.errstate(over="ignore"):  # beyond float32 is infinity, not an error
-            return np.array(values, np.float64).astype(kind.dtype)
-    if kind.name in _INTEGER_RANGES:
-        low, high = _INTEGER_RANGES[kind.name]
-        if found - {int} or (values and not (low <= min(values) and max(values) <= high)):
-            raise _Irregular
-        return np.array(values, np.uint64 if kind.name == "uint64" else np.int64).astype(kind.dtype)
-    if kind.name == "bool" and not found - {bool}:
-        return np.array(values, np.bool_)
-    if kind.name == "string" and not found - {str, dict}:
-        return object_array([_decoded(value) for value in values])
-    raise _Irregular
-
-
-def _decoded(value: str | dict[str, Any]) -> bytes:
-    if isinstance(value, str):
-        return value.encode("utf-8", "surrogateescape")
-    if not _is_base64(value):
+    if not values:
+        return np.empty(0, kind.dtype)
+    first = type(values[0])
+    found = {first} if _count(type, values, first) == len(values) else set(map(type, values))
+    if not found <= _ACCEPTED.get(kind.name, frozenset()):
         raise _Irregular
-    encoded = "".join(value["b64"].split()).encode("utf-8", "surrogateescape")
+    if kind.name == "float":
+        with np.errstate(over="ignore"):  # beyond float32 is infinity, not an error
+            return np.array(values, np.float64).astype(np.float32)
+    if kind.name in _INTEGER_RANGES:
+        return _integers(values, kind)
+    if kind.name != "string":
+        return np.array(values, kind.dtype)
     try:
-        if b"=" not in encoded:
-            encoded += b"=" * (-len(encoded) % 4)  # padding is optional
-        return binascii.a2b_base64(encoded, strict_mode=True)
-    except binascii.Error:
+        return object_array([_bytes(value) for value in values])
+    except ValueError:
         raise _Irregular from None
+
+
+def _integers(values: list[int], kind: TensorType) -> np.ndarray:
+    low, high = _INTEGER_RANGES[kind.name]
+    try:
+        wide = np.array(values, np.uint64 if kind.name == "uint64" else np.int64)
+    except OverflowError:
+        raise _Irregular from None
+    if wide.min() < low or wide.max() > high:
+        raise _Irregular
+    return wide.astype(kind.dtype, copy=False)
+
+
+def _bytes(value: str | dict[str, Any]) -> bytes:
+    if isinstance(value, dict) and not is_base64(value):
+        raise _Irregular
+    return decoded(value)
 
 
 def _explain(value: Any, number: int) -> RequestError | None:
@@ -158,20 +201,26 @@ def _explain(value: Any, number: int) -> RequestError | None:
 
 
 def _explain_value(value: Any, kind: TensorType | None, number: int) -> RequestError | None:
-    try:
-        _array([value], number)
-    except _Irregular:
-        pass
-    else:
-        return None
     name = kind.name if kind else _unreadable_name(number)
+    accepted = _ACCEPTED.get(name, frozenset())
     if isinstance(value, dict) and name == "string":
-        if _is_base64(value):
-            return invalid("Unable to base64 decode")
-        return invalid(f"JSON Value: {shown(value)} not formatted correctly for base64 data")
-    if not isinstance(value, dict) and name not in ("float", "double", "bool", "string", *_INTEGER_RANGES):
+        return _explain_base64(value)
+    if not isinstance(value, dict) and not accepted:
         return RequestError(Code.UNIMPLEMENTED, f"Conversion of JSON Value: {shown(value)} to type: {name}")
-    return invalid(f"JSON Value: {shown(value)} Type: {_type_name(value)} is not of expected type: {name}")
+    low, high = _INTEGER_RANGES.get(name, (-math.inf, math.inf))
+    if type(value) in accepted and (name not in _INTEGER_RANGES or low <= value <= high):
+        return None
+    return invalid(f"JSON Value: {shown(value)} Type: {type_name(value)} is not of expected type: {name}")
+
+
+def _explain_base64(value: dict[str, Any]) -> RequestError | None:
+    if not is_base64(value):
+        return invalid(f"JSON Value: {shown(value)} not formatted correctly for base64 data")
+    try:
+        decoded(value)
+    except ValueError:
+        return invalid("Unable to base64 decode")
+    return None
 
 
 def _unreadable_name(number: int) -> str:
@@ -180,11 +229,13 @@ def _unreadable_name(number: int) -> str:
     return tf.dtypes.as_dtype(number).name
 
 
-def _type_name(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value)
-    names = {type(None): "Null", str: "String", dict: "Object", list: "Array"}
-    return names.get(type(value), "Number")
+def _shape(value: Any) -> list[int]:
+    """As the first element of each nested list says."""
+    shape = []
+    while isinstance(value, list):
+        shape.append(len(value))
+        value = value[0] if value else None
+    return shape
 
 
 def _explain_rows(instances: list[Any], types: Mapping[str, int]) -> RequestError:

@@ -1,9 +1,9 @@
-"""What a request may ask for and what an error may tell: as in TF Serving by default, stricter under --profile=hardened."""
+"""What a request may ask for, and what an error may tell: as in TF Serving, or stricter under --profile=hardened."""
 
 import logging
 import re
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from serving.server.access import Token
 from serving.server.errors import Code, RequestError
@@ -24,11 +24,16 @@ _GENERIC = {
 
 @dataclass(frozen=True)
 class Policy:
-    """`reveals`: errors of TensorFlow reach the caller, with the paths, shapes and values in them."""
+    """`reveals`: errors of TensorFlow reach the caller, with the paths, shapes and values in them.
 
-    limits: Limits = Limits()
+    `checks_method`: a method runs only signatures of its method_name. `packs_tensors`: gRPC answers in tensor_content.
+    """
+
+    limits: Limits = field(default_factory=Limits)
     token: Token | None = None
     reveals: bool = True
+    checks_method: bool = False
+    packs_tensors: bool = False
 
     def told(self, error: RequestError, request_id: str | None = None) -> str:
         """The text for the caller. One that is held back goes to the log, under an id that the caller gets."""
@@ -40,4 +45,10 @@ class Policy:
 
 
 def policy_of(flags: Flags, token: Token | None) -> Policy:
-    return Policy(Limits.of(flags), token, reveals=flags.profile != "hardened")
+    return Policy(
+        Limits.of(flags),
+        token,
+        reveals=flags.profile != "hardened",
+        checks_method=flags.enable_signature_method_name_check,
+        packs_tensors=flags.enable_serialization_as_tensor_content,
+    )

@@ -1,42 +1,58 @@
 """Predict on a PredictRequest, the form of gRPC and of warm-up records."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import numpy as np
 from tensorflow_serving.apis import predict_pb2
 
+from serving.server import classification, regression
 from serving.server.call import Call
 from serving.server.errors import Code, RequestError, invalid
 from serving.server.servable import DEFAULT_SIGNATURE, Servable
 from serving.tensors import fill, to_numpy
 
+METHOD = "tensorflow/serving/predict"
 
-def read(servable: Servable, request: predict_pb2.PredictRequest) -> Call:
-    """Its answer is a PredictResponse without a model_spec. Raises RequestError."""
+
+def read(servable: Servable, request: predict_pb2.PredictRequest, checks: bool = False, packed: bool = False) -> Call:
+    """Its answer is a PredictResponse without a model_spec, `packed` into tensor_content. Raises RequestError."""
     name = request.model_spec.signature_name or DEFAULT_SIGNATURE
     signature = servable.signatures.get(name)
     if signature is None:
         raise RequestError(Code.FAILED_PRECONDITION, f'Serving signature key "{name}" not found.')
+    check_signature(signature, checks)
+    feeds = complete(signature, request.inputs, _parse)
     aliases = _filtered(signature.outputs, request.output_filter)
-    inputs = {alias: _parse(alias, proto) for alias, proto in request.inputs.items()}
     return Call(
-        _complete(signature, inputs),
+        feeds,
         tuple(signature.outputs[alias].name for alias in aliases),
-        lambda values: _write(aliases, values),
+        lambda values: _write(aliases, values, packed),
     )
 
 
-def _write(aliases: list[str], values: list[np.ndarray]) -> predict_pb2.PredictResponse:
+def check_signature(signature: Any, checks: bool) -> None:
+    """Predict runs signatures of all methods; under --enable_signature_method_name_check no others."""
+    methods = [METHOD, classification.METHOD, regression.METHOD]
+    if checks and signature.method_name not in methods:
+        raise RequestError(
+            Code.INTERNAL,
+            f"Expected prediction signature method_name to be one of {{{', '.join(methods)}}}. "
+            f"Was: {signature.method_name}",
+        )
+
+
+def _write(aliases: list[str], values: list[np.ndarray], packed: bool) -> predict_pb2.PredictResponse:
     response = predict_pb2.PredictResponse()
     for alias, array in zip(aliases, values, strict=True):
         try:
-            fill(response.outputs[alias], array)
+            fill(response.outputs[alias], array, packed)
         except ValueError as error:
             raise RequestError(Code.UNIMPLEMENTED, f"output {alias}: {error}") from None
     return response
 
 
-def _parse(alias: str, proto) -> np.ndarray:
+def _parse(alias: str, proto: Any) -> np.ndarray:
     try:
         return to_numpy(proto)
     except ValueError:
@@ -49,7 +65,7 @@ def _filtered(outputs: Iterable[str], wanted: Iterable[str]) -> list[str]:
         if alias not in outputs:
             raise invalid(
                 f"output tensor alias not found in signature: {alias} "
-                f"Outputs expected to be in the set {{{','.join(sorted(outputs))}}}."
+                f"Outputs expected to be in the set {{{_joined(outputs)}}}."
             )
         if alias in chosen:
             raise invalid(f"duplicate output tensor alias: {alias}")
@@ -57,33 +73,36 @@ def _filtered(outputs: Iterable[str], wanted: Iterable[str]) -> list[str]:
     return chosen or sorted(outputs)
 
 
-def _complete(signature, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """All inputs by tensor name, defaults of the signature filled in. Raises RequestError."""
-    wanted = sorted(signature.inputs)
-    defaults = signature.defaults
-    required = [alias for alias in wanted if alias not in defaults]
-    if len(inputs) > len(wanted) or len(inputs) < len(required):
+def complete(
+    signature: Any, given: Mapping[str, Any], parse: Callable[[str, Any], np.ndarray] = lambda alias, value: value
+) -> dict[str, np.ndarray]:
+    """All inputs by tensor name, parsed, with the defaults of the signature filled in. Raises RequestError."""
+    wanted, defaults = signature.inputs, signature.defaults
+    if len(given) > len(wanted) or (len(given) < len(wanted) and not defaults):
         raise invalid(
-            f"input size does not match signature: {len(inputs)}!={len(wanted)} "
-            f"len({_set(inputs)}) != len({_set(wanted)}). Sent extra: {_set(inputs.keys() - set(wanted))}. "
-            f"Missing but required: {_set(set(required) - inputs.keys())}."
+            f"input size does not match signature: {len(given)}!={len(wanted)} len({{{_joined(given)}}}) != "
+            f"len({{{_joined(wanted)}}}). Sent extra: {{{_joined(given.keys() - wanted.keys())}}}. "
+            f"Missing but required: {{{_joined(wanted.keys() - given.keys())}}}."
         )
-    complete = {}
-    for alias in wanted:
-        if alias in inputs:
-            complete[signature.inputs[alias].name] = inputs[alias]
+    tensors = {}
+    for alias in sorted(wanted):
+        if alias in given:
+            tensors[wanted[alias].name] = parse(alias, given[alias])
         elif alias in defaults:
-            complete[signature.inputs[alias].name] = to_numpy(defaults[alias])
+            tensors[wanted[alias].name] = _parse(alias, defaults[alias])
         else:
             raise invalid(
-                f"Signature input alias: {alias}(feed name: {signature.inputs[alias].name}) not found in request and "
-                f"no default value provided. Inputs expected to be in the set {_set(wanted)}."
+                f"Signature input alias: {alias}(feed name: {wanted[alias].name}) not found in request and no default "
+                f"value provided. Inputs expected to be in the request {{{_joined(given)}}}, or default input alias "
+                f"set: {_joined(defaults)}"
             )
-    unknown = inputs.keys() - set(wanted)
-    if unknown:  # only with defaults can the count be right and a name too many
-        raise invalid(f"Signature has no input {min(unknown)}. Inputs expected to be in the set {_set(wanted)}.")
-    return complete
+    used = given.keys() & wanted.keys()
+    if len(used) != len(given):
+        raise invalid(
+            f"Inputs contains invalid name. Used request inputs: {_joined(used)}, request input: {_joined(given)}"
+        )
+    return tensors
 
 
-def _set(names: Iterable[str]) -> str:
-    return "{" + ",".join(sorted(names)) + "}"
+def _joined(names: Iterable[str]) -> str:
+    return ",".join(sorted(names))

@@ -2,23 +2,29 @@
 
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from tensorflow_serving.apis import (
+    classification_pb2,
     get_model_metadata_pb2,
     get_model_status_pb2,
+    inference_pb2,
     model_management_pb2,
+    model_pb2,
     model_service_pb2,
     predict_pb2,
     prediction_service_pb2,
+    regression_pb2,
 )
 
-from serving.server import model_info, model_service, predict
+from serving.server import classification, model_info, model_service, multi_inference, predict, regression
+from serving.server.call import Call
 from serving.server.engine import Engine
 from serving.server.errors import GRPC, Code, RequestError
-from serving.server.servable import DEFAULT_SIGNATURE
+from serving.server.servable import DEFAULT_SIGNATURE, Servable
 
 log = logging.getLogger("serving")
 
@@ -61,12 +67,41 @@ async def report_serving(server: grpc.aio.Server, servicer: health.aio.HealthSer
 
 
 async def _predict(engine: Engine, request: predict_pb2.PredictRequest, timeout_ms: int | None) -> Any:
-    spec = model_info.not_missing(request)
-    number, response = await engine.answer(spec, lambda servable: predict.read(servable, request), timeout_ms)
-    response.model_spec.name = spec.name
-    response.model_spec.version.value = number
-    response.model_spec.signature_name = spec.signature_name or DEFAULT_SIGNATURE
+    policy = engine.policy
+    read = partial(predict.read, request=request, checks=policy.checks_method, packed=policy.packs_tensors)
+    return await _named(engine, model_info.not_missing(request), read, timeout_ms)
+
+
+async def _classify(engine: Engine, request: Any, timeout_ms: int | None) -> Any:
+    read = partial(classification.read, request=request, checks=engine.policy.checks_method)
+    return await _named(engine, model_info.not_missing(request), read, timeout_ms)
+
+
+async def _regress(engine: Engine, request: Any, timeout_ms: int | None) -> Any:
+    read = partial(regression.read, request=request, checks=engine.policy.checks_method)
+    return await _named(engine, model_info.not_missing(request), read, timeout_ms)
+
+
+async def _multi_inference(engine: Engine, request: Any, timeout_ms: int | None) -> Any:
+    read = partial(multi_inference.read, request=request, checks=engine.policy.checks_method)
+    number, response = await engine.answer(multi_inference.spec_of(request), read, timeout_ms)
+    for result, task in zip(response.results, request.tasks, strict=True):
+        _name(result.model_spec, task.model_spec, number)
     return response
+
+
+async def _named(
+    engine: Engine, spec: model_pb2.ModelSpec, read: Callable[[Servable], Call], timeout_ms: int | None
+) -> Any:
+    number, response = await engine.answer(spec, read, timeout_ms)
+    _name(response.model_spec, spec, number)
+    return response
+
+
+def _name(answered: model_pb2.ModelSpec, asked: model_pb2.ModelSpec, number: int) -> None:
+    answered.name = asked.name
+    answered.version.value = number
+    answered.signature_name = asked.signature_name or DEFAULT_SIGNATURE
 
 
 async def _metadata(engine: Engine, request: Any, timeout_ms: int | None) -> Any:
@@ -86,6 +121,13 @@ async def _reload(engine: Engine, request: Any, timeout_ms: int | None) -> Any:
 _METHODS: dict[str, dict[str, tuple[Callable[..., Awaitable[Any]], Any, Any]]] = {
     prediction_service_pb2.DESCRIPTOR.services_by_name["PredictionService"].full_name: {
         "Predict": (_predict, predict_pb2.PredictRequest, predict_pb2.PredictResponse),
+        "Classify": (_classify, classification_pb2.ClassificationRequest, classification_pb2.ClassificationResponse),
+        "Regress": (_regress, regression_pb2.RegressionRequest, regression_pb2.RegressionResponse),
+        "MultiInference": (
+            _multi_inference,
+            inference_pb2.MultiInferenceRequest,
+            inference_pb2.MultiInferenceResponse,
+        ),
         "GetModelMetadata": (
             _metadata,
             get_model_metadata_pb2.GetModelMetadataRequest,

@@ -12,7 +12,7 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 from tensorflow_serving.apis import prediction_log_pb2
 
-from serving.server import metrics, predict
+from serving.server import classification, metrics, multi_inference, predict, regression
 from serving.server.call import Call
 from serving.server.errors import Code, RequestError, invalid
 from serving.server.servable import Servable
@@ -66,4 +66,9 @@ def _replay(servable: Servable, log: prediction_log_pb2.PredictionLog) -> None:
     call.write(servable.run(call.feeds, call.fetches))
 
 
-_READERS: dict[str, Callable[[Servable, Any], Call]] = {"predict_log": predict.read}
+_READERS: dict[str, Callable[[Servable, Any], Call]] = {
+    "predict_log": predict.read,
+    "classify_log": classification.read,
+    "regress_log": regression.read,
+    "multi_inference_log": multi_inference.read,
+}

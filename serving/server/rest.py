@@ -1,27 +1,32 @@
 """TF Serving's REST protocol as an ASGI application: routes as data, handlers that raise, one place that answers."""
 
+import asyncio
 import logging
 import re
-import zlib
+import time
 from collections.abc import Awaitable, Callable
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from google.protobuf import json_format
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import HTMLResponse, Response
-from tensorflow_serving.apis import get_model_metadata_pb2, model_pb2
+from tensorflow_serving.apis import classification_pb2, get_model_metadata_pb2, model_pb2, regression_pb2
 
+from serving.server import classification, json_examples, json_predict, metrics, model_info, regression
 from serving.server import json_format as json_text
-from serving.server import json_predict, model_info
-from serving.server.engine import Engine
-from serving.server.errors import HTTP, Code, RequestError, invalid
+from serving.server.call import Call
+from serving.server.departures import Departures
+from serving.server.engine import LARGE_BYTES, Engine
+from serving.server.errors import Code, RequestError, invalid
+from serving.server.json_request import parsed
+from serving.server.limits import Limits
+from serving.server.pages import Pages
+from serving.server.servable import Servable
 
 log = logging.getLogger("serving")
 
-_MAX_INFLATED = 100 * 2**20
 _MAX_VERSION = 2**63 - 1
-_NOT_FOUND = "<html><head><title>404 Not Found</title></head><body><h1>Not Found</h1></body></html>"
+_NOT_FOUND = b"<html><head><title>404 Not Found</title></head><body><h1>Not Found</h1></body></html>"
 _VERSION = r"(?:(?i:/versions/)(?P<version>[0-9]+)|(?i:/labels/)(?P<label>[^/:]+))?"
 _MODEL = rf"(?i:/v1/models)(?:/(?P<name>[^/:]+))?{_VERSION}"
 
@@ -29,48 +34,129 @@ _MODEL = rf"(?i:/v1/models)(?:/(?P<name>[^/:]+))?{_VERSION}"
 class Route(NamedTuple):
     method: str
     path: re.Pattern[str]
-    answer: Callable[[Engine, model_pb2.ModelSpec, bytes, int], Awaitable[bytes]]
+    answer: Callable[[Engine, model_pb2.ModelSpec, "Body"], Awaitable[bytes]]
+    api: str = ""  # as the metrics name it; only a route with one computes
 
 
-def application(engine: Engine, timeout_ms: int) -> Callable[..., Awaitable[None]]:
-    """An ASGI application; `timeout_ms` bounds the run of one request."""
+class Body(NamedTuple):
+    """What came with a request: its text, unpacked, how long its run may take, and its x-request-id."""
+
+    text: bytes
+    timeout_ms: int
+    request_id: str | None
+
+
+class _Reply(NamedTuple):
+    text: bytes
+    status: int = 200
+    media: bytes = b"application/json"
+    retry_after: int | None = None
+
+
+class _Departed(Exception):
+    """The client closed the connection before its request was whole."""
+
+
+def application(engine: Engine, timeout_ms: int, pages: Pages | None = None) -> Callable[..., Awaitable[None]]:
+    """An ASGI application; `timeout_ms` bounds the run of one request, `pages` are served beside the models."""
+    limits, token = engine.policy.limits, engine.policy.token
+    departures = Departures()
 
     async def application(scope: Any, receive: Any, send: Any) -> None:
-        request = Request(scope, receive)
-        path = scope["raw_path"].decode("utf-8", "surrogateescape")
+        began, method, path = time.perf_counter(), scope["method"], scope["raw_path"]
+        headers = dict(scope["headers"])
+        model, api, code = "", "", Code.OK
         try:
-            if not re.match("/v1/", path, re.IGNORECASE):
-                response: Response = HTMLResponse(_NOT_FOUND, 404)
-            elif request.method == "OPTIONS":
-                response = _preflight(request)
+            if page := pages and pages.answer(method, _text(path), scope["query_string"]):
+                await _send(send, _Reply(page.text.encode(), page.status, page.media.encode()))
+                return
+            if not path[:4].lower() == b"/v1/":
+                await _send(send, _Reply(_NOT_FOUND, 404, b"text/html; charset=utf-8"))
+                return
+            if token:
+                token.check(headers.get(b"authorization"))
+            if method == "OPTIONS":
+                code, reply = _preflight(headers)
             else:
-                route, spec = _match(request.method, path, scope["query_string"])
-                body = _inflated(await request.body(), request.headers.get("content-encoding", ""))
-                answer = await route.answer(engine, spec, body, timeout_ms)
-                response = Response(answer, media_type="application/json")
-        except ClientDisconnect:
+                route, spec = _match(method, path, scope["query_string"])
+                model, api = spec.name, route.api
+                text = await _body(receive, headers, limits)
+                if api:
+                    engine.admit(model)
+                if len(text) > LARGE_BYTES or b"content-encoding" in headers:
+                    text = await engine.aside(partial(_checked, text, headers, limits))
+                else:
+                    limits.check_json(text)
+                with departures.noticed(receive):
+                    reply = _Reply(await route.answer(engine, spec, Body(text, timeout_ms, _request_id(headers))))
+        except (_Departed, asyncio.CancelledError):  # nobody waits for an answer
             return
-        except RequestError as error:
-            response = _error(error.code, error.message)
         except Exception as error:
-            log.exception("%s %s failed in the server", request.method, path)
-            response = _error(Code.INTERNAL, f"{type(error).__name__}: {error}")
-        await response(scope, receive, send)
+            if not isinstance(error, RequestError):
+                log.exception("%s %s failed in the server", method, _text(path))
+                error = RequestError(Code.INTERNAL, f"{type(error).__name__}: {error}", private=True)
+            code, text = error.code, engine.policy.told(error, _request_id(headers))
+            reply = _Reply(json_text.error_body(text), error.http, retry_after=error.retry_after)
+        await _send(send, reply)
+        metrics.answered(model, api, "REST", code.name, (time.perf_counter() - began) * 1e6)
 
     return application
 
 
-def _error(code: Code, message: str) -> Response:
-    return Response(json_text.error_body(message), HTTP[code], media_type="application/json")
+async def _send(send: Any, reply: _Reply) -> None:
+    headers = [(b"content-type", reply.media), (b"content-length", b"%d" % len(reply.text))]
+    if reply.retry_after is not None:
+        headers.append((b"retry-after", b"%d" % reply.retry_after))
+    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+    await send({"type": "http.response.body", "body": reply.text})
 
 
-def _preflight(request: Request) -> Response:
-    allowed = re.match("https?://", request.headers.get("origin", ""))
-    return Response(status_code=200 if allowed else 400, media_type="application/json")
+async def _body(receive: Any, headers: dict[bytes, bytes], limits: Limits) -> bytes:
+    limits.check_size(int(headers.get(b"content-length", 0)))
+    message = await _message(receive)
+    if not message["more_body"]:
+        limits.check_size(len(message["body"]))
+        return message["body"]
+    parts, size = [message["body"]], len(message["body"])
+    while message["more_body"]:
+        message = await _message(receive)
+        parts.append(message["body"])
+        size += len(message["body"])
+        limits.check_size(size)
+    return b"".join(parts)
 
 
-def _match(method: str, path: str, query: bytes) -> tuple[Route, model_pb2.ModelSpec]:
-    target = f"{path}?{query.decode('utf-8', 'surrogateescape')}" if query else path
+async def _message(receive: Any) -> Any:
+    message = await receive()
+    if message["type"] == "http.disconnect":
+        raise _Departed
+    return message
+
+
+def _checked(body: bytes, headers: dict[bytes, bytes], limits: Limits) -> bytes:
+    text = limits.inflated(body, headers.get(b"content-encoding", b"").decode("latin-1"))
+    limits.check_json(text)
+    return text
+
+
+def _request_id(headers: dict[bytes, bytes]) -> str | None:
+    given = headers.get(b"x-request-id")
+    return None if given is None else given.decode("latin-1")
+
+
+def _text(path: bytes) -> str:
+    return path.decode("utf-8", "surrogateescape")
+
+
+def _preflight(headers: dict[bytes, bytes]) -> tuple[Code, _Reply]:
+    if re.match(b"https?://", headers.get(b"origin", b"")):
+        return Code.OK, _Reply(b"")
+    return Code.FAILED_PRECONDITION, _Reply(b"", 400)
+
+
+@lru_cache(1024)  # a busy server sees few different ones; what raises is not kept
+def _match(method: str, path: bytes, query: bytes) -> tuple[Route, model_pb2.ModelSpec]:
+    target = _text(path + b"?" + query if query else path)
     for route in _ROUTES:
         match = route.path.fullmatch(target) if route.method == method else None
         if match:
@@ -96,29 +182,44 @@ def _percent_decoded(text: str) -> str:
     return unquote_to_bytes(text.encode("utf-8", "surrogateescape")).decode("utf-8", "replace")
 
 
-def _inflated(body: bytes, encoding: str) -> bytes:
-    """A gzip body unpacked; one that is broken or too big counts as empty, as in TF Serving."""
-    if "gzip" not in encoding.lower():
-        return body
-    inflater = zlib.decompressobj(wbits=31)
-    try:
-        inflated = inflater.decompress(body, _MAX_INFLATED)
-    except zlib.error:
-        return b""
-    return inflated if inflater.eof else b""
+async def _predict(engine: Engine, spec: model_pb2.ModelSpec, body: Body) -> bytes:
+    read = partial(json_predict.read, checks=engine.policy.checks_method)
+    return await _computed(engine, spec, body, parsed, read)
 
 
-async def _predict(engine: Engine, spec: model_pb2.ModelSpec, body: bytes, timeout_ms: int) -> bytes:
-    request = json_predict.parsed(body)
-    _, text = await engine.answer(spec, lambda servable: json_predict.read(servable, request), timeout_ms)
+async def _classify(engine: Engine, spec: model_pb2.ModelSpec, body: Body) -> bytes:
+    parse = partial(json_examples.fill, classification_pb2.ClassificationRequest())
+    read = partial(classification.read, answer=json_text.classes, checks=engine.policy.checks_method)
+    return await _computed(engine, spec, body, parse, read)
+
+
+async def _regress(engine: Engine, spec: model_pb2.ModelSpec, body: Body) -> bytes:
+    parse = partial(json_examples.fill, regression_pb2.RegressionRequest())
+    read = partial(regression.read, answer=json_text.regressions, checks=engine.policy.checks_method)
+    return await _computed(engine, spec, body, parse, read)
+
+
+async def _computed(
+    engine: Engine,
+    spec: model_pb2.ModelSpec,
+    body: Body,
+    parse: Callable[[bytes], Any],
+    read: Callable[[Servable, Any], Call],
+) -> bytes:
+    """`parse` makes what can be said before the model is looked up, `read` what its signature is needed for."""
+    size = len(body.text)
+    request = parse(body.text) if size <= LARGE_BYTES else await engine.aside(partial(parse, body.text))
+    _, text = await engine.answer(
+        spec, lambda servable: read(servable, request), body.timeout_ms, request_id=body.request_id, size=size
+    )
     return text
 
 
-async def _status(engine: Engine, spec: model_pb2.ModelSpec, body: bytes, timeout_ms: int) -> bytes:
+async def _status(engine: Engine, spec: model_pb2.ModelSpec, body: Body) -> bytes:
     return _printed(model_info.status(engine.models, spec)).encode()
 
 
-async def _metadata(engine: Engine, spec: model_pb2.ModelSpec, body: bytes, timeout_ms: int) -> bytes:
+async def _metadata(engine: Engine, spec: model_pb2.ModelSpec, body: Body) -> bytes:
     """Composed by hand, as in TF Serving: an Any inside the printed message would carry a type URL."""
     response = model_info.metadata(engine.models, spec)
     signatures = get_model_metadata_pb2.SignatureDefMap()
@@ -136,8 +237,11 @@ def _printed(message: Any) -> str:
     )
 
 
+_VERB = rf"(?i:/v1/models)/(?P<name>[^/:]+){_VERSION}:"
 _ROUTES = (
-    Route("POST", re.compile(rf"(?i:/v1/models)/(?P<name>[^/:]+){_VERSION}:predict"), _predict),
+    Route("POST", re.compile(f"{_VERB}predict"), _predict, "predict"),
+    Route("POST", re.compile(f"{_VERB}classify"), _classify, "classify"),
+    Route("POST", re.compile(f"{_VERB}regress"), _regress, "regress"),
     Route("GET", re.compile(_MODEL), _status),
     Route("GET", re.compile(f"{_MODEL}(?i:/metadata)"), _metadata),
 )

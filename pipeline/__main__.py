@@ -55,7 +55,11 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...], str]] = {
         ("tensorflow", "starlette", "uvicorn", "tensorflow_serving"),
         "[TF Serving's options]: REST and gRPC on a serving root (exports/ by default)",
     ),
-    "predict": ("client", ("grpc", "httptools", "google.protobuf"), "MODEL …: ask a running server, ours or TF Serving"),
+    "predict": (
+        "client",
+        ("grpc", "httptools", "google.protobuf"),
+        "MODEL …: ask a running server, ours or TF Serving",
+    ),
     "demo": (
         "all",
         ("apache_beam", "tensorflow", "starlette", "httptools"),

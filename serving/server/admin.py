@@ -26,7 +26,7 @@ def application(pages: Pages, token: Token | None) -> Callable[..., Awaitable[No
         try:
             if token and path not in OPEN:
                 token.check(dict(scope["headers"]).get(b"authorization"))
-            page = pages.answer(scope["method"], path, scope["query_string"])
+            page = pages.answer(scope["method"], path, scope["query_string"], operator=True)
             response: Response = PlainTextResponse("Not Found\n", 404)
             if page:
                 response = Response(page.text, page.status, media_type=page.media)

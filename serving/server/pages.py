@@ -6,7 +6,9 @@ from typing import Any, NamedTuple
 
 from serving.server import metrics
 from serving.server.errors import Code
+from serving.server.flags import Flags
 from serving.server.lifecycle import Models
+from serving.server.settings import DEFAULT_METRICS_PATH, metrics_path
 
 OPEN = ("/healthz", "/readyz")  # probes carry no token, and learn no name
 
@@ -18,21 +20,24 @@ class Page(NamedTuple):
 
 
 class Pages:
-    """`metrics_path` None: no metrics; `health`: /healthz, /readyz and the list at /v1/models."""
+    """All of them on the admin port; on the data port what --monitoring_config_file and --health_pages ask for, and
+    nothing under --profile=hardened. Raises ConfigError."""
 
-    def __init__(self, models: Models[Any], metrics_path: str | None, health: bool):
+    def __init__(self, models: Models[Any], flags: Flags):
         self._models = models
-        self._pages: Mapping[str, Callable[[], Page]] = {}
-        if health:
-            self._pages = {"/healthz": self._alive, "/readyz": self._ready, "/v1/models": self._list}
-        if metrics_path:
-            self._pages = {**self._pages, metrics_path: self._metrics}
-        self._metrics_path = metrics_path
+        asked = metrics_path(flags.monitoring_config_file)
+        self._metrics_path = asked or DEFAULT_METRICS_PATH
+        health = {"/healthz": self._alive, "/readyz": self._ready, "/v1/models": self._list}
+        self._all: Mapping[str, Callable[[], Page]] = {**health, self._metrics_path: self._metrics}
+        open_to_all = flags.profile != "hardened"
+        self._data = frozenset(
+            path for path in self._all if open_to_all and (flags.health_pages if path in health else asked)
+        )
         self.draining = False
 
-    def answer(self, method: str, path: str, query: bytes) -> Page | None:
-        """None for what is no page. As in TF Serving, the metrics come for any method, but not with a query."""
-        page = self._pages.get(path)
+    def answer(self, method: str, path: str, query: bytes, *, operator: bool = False) -> Page | None:
+        """None for what is no page on this port. As in TF Serving, metrics come for any method but without a query."""
+        page = self._all.get(path) if operator or path in self._data else None
         if page is None:
             return None
         if query and path == self._metrics_path:

@@ -13,7 +13,7 @@ _FIELDS: dict[str, dict[str, int | str]] = {  # in the order of their numbers
     "MonitoringConfig": {"prometheus_config": "PrometheusConfig"},
     "SSLConfig": {"server_key": _STRING, "server_cert": _STRING, "custom_ca": _STRING, "client_verify": _BOOL},
 }
-_DEFAULT_PATH = "/monitoring/prometheus/metrics"
+DEFAULT_METRICS_PATH = "/monitoring/prometheus/metrics"
 
 
 def metrics_path(file: Path | None) -> str | None:
@@ -21,7 +21,7 @@ def metrics_path(file: Path | None) -> str | None:
     if file is None:
         return None
     prometheus = _read(file, "--monitoring_config_file", "MonitoringConfig").prometheus_config
-    return (prometheus.path or _DEFAULT_PATH) if prometheus.enable else None
+    return (prometheus.path or DEFAULT_METRICS_PATH) if prometheus.enable else None
 
 
 def ssl_config(file: Path) -> Any:

@@ -56,6 +56,17 @@ class Token:
             log.warning("--token_file %s: %s (the token stays as it was)", self._file, error.strerror)
 
 
+def manifest_key(file: Path | None) -> bytes | None:
+    """The key of --manifest_key_file. Raises ConfigError when there is none in it."""
+    try:
+        key = file.read_bytes().strip() if file else None
+    except OSError as error:
+        raise ConfigError(f"--manifest_key_file {file}: {error.strerror}", 66) from None
+    if key == b"":
+        raise ConfigError(f"--manifest_key_file {file} holds no key", 66)
+    return key
+
+
 def token_of(flags: Flags) -> Token | None:
     return Token(flags.token_file) if flags.token_file else None
 

@@ -93,6 +93,7 @@ class Flags:
     max_image_pixels: int = _flag(_LIMIT, 0, "largest image, by its header", hardened=50_000_000)
     max_queued_requests: int = _flag(_LIMIT, 0, "requests under way before more are shed; 0: unbounded", hardened=256)
     token_file: Path | None = _flag(_LIMIT, None, "file of the token that callers must send")
+    manifest_key_file: Path | None = _flag(_LIMIT, None, "file of the key that manifests must be signed with")
 
     num_tflite_pools: int = _flag(_QUIET, 0, "")
     num_tflite_interpreters_per_pool: int = _flag(_QUIET, 0, "")

@@ -189,6 +189,8 @@ class Push:
     """validate: highest 99th percentile of a single row's latency, over REST or gRPC, on this machine."""
     max_memory_mb: float | None = None
     """validate: most memory that the server may have needed."""
+    key_file: Path | None = None
+    """Sign the version's manifest with the key in this file, for servers started with --manifest_key_file."""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ change files later.
 
 import errno
 import hashlib
+import hmac
 import json
 import os
 import shutil
@@ -23,6 +24,8 @@ from pipeline.errors import CANNOT_WRITE, MISSING, Corrupt, UserError, storage_f
 NAME = "MANIFEST.json"
 SEAL = "manifest_sha256"
 """Key in the manifest: the checksum of all the rest of it, since facts such as a step or a seed rot as files do."""
+SIGNATURE = "manifest_hmac_sha256"
+"""Key in a signed manifest: HMAC-SHA256 of all of it but these two, which a server that has the key can ask for."""
 
 
 @dataclass
@@ -35,6 +38,8 @@ class Draft:
     path: Path
     facts: dict[str, Any] = field(default_factory=dict)
     rows: dict[str, int] = field(default_factory=dict)
+    key: bytes | None = None
+    """Signs the manifest."""
 
 
 @contextmanager
@@ -53,6 +58,9 @@ def committing(destination: Path, exist_ok: bool = False) -> Iterator[Draft]:
         yield draft
         files = _describe(temporary, draft.rows)
         manifest = json.loads(json.dumps({**draft.facts, "files": files}))  # as a reader will see it
+        manifest.pop(SIGNATURE, None)  # of what the facts were copied from
+        if draft.key:
+            manifest[SIGNATURE] = hmac.digest(draft.key, _canonical(manifest), "sha256").hex()
         _write_synced(temporary / NAME, json.dumps({**manifest, SEAL: _seal(manifest)}, indent=1, sort_keys=True))
         for folder in [temporary, *(p for p in temporary.rglob("*") if p.is_dir())]:
             _sync(folder)
@@ -183,8 +191,11 @@ def _temporary(parent: Path) -> Path:
 
 
 def _seal(value: Any) -> str:
-    text = json.dumps(value, sort_keys=True, default=os.fspath, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(_canonical(value)).hexdigest()
+
+
+def _canonical(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, default=os.fspath, separators=(",", ":")).encode()
 
 
 def _concerns(error: Exception, temporary: Path) -> bool:

@@ -33,6 +33,6 @@ def run(config: Config, preset: str, source: Source | None = None) -> Path:
         raise Refused(f"{run_dir}: nothing was pushed. {decision.text} Report: {report(run_dir)}")
     if config.push.validate:
         validate(run_dir, config)
-    version = publish(run_dir, records, config.exports_root, config.push.percent)
+    version = publish(run_dir, records, config.exports_root, config.push.percent, config.push.key_file)
     report(run_dir)
     return version

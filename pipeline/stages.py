@@ -85,7 +85,7 @@ def push(preset: str, config: Config) -> None:
     accepted(run_dir)
     if config.push.validate:
         validate(run_dir, config)
-    print(publish(run_dir, records, config.exports_root, config.push.percent))
+    print(publish(run_dir, records, config.exports_root, config.push.percent, config.push.key_file))
 
 
 def report(preset: str, config: Config) -> None:

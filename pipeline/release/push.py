@@ -16,7 +16,7 @@ from pipeline.release.live import Live, newest, versions
 TRIES = 100
 
 
-def publish(run_dir: Path, records_dir: Path, root: Path, percent: float = 100) -> Path:
+def publish(run_dir: Path, records_dir: Path, root: Path, percent: float = 100, key_file: Path | None = None) -> Path:
     """The run's export, which the gate accepted, as the stable version of `root`, or below 100 percent as a canary
     beside it; returns the version's directory and notes it in pushed.json.
 
@@ -27,7 +27,7 @@ def publish(run_dir: Path, records_dir: Path, root: Path, percent: float = 100) 
     run_dir, export = Path(run_dir), Path(run_dir) / "export"
     decision = accepted(run_dir)
     with live.locked(root):
-        version = _release(export, root, lineage(run_dir, records_dir, decision), percent)
+        version = _release(export, root, lineage(run_dir, records_dir, decision), percent, _key(key_file))
     noted = json.dumps({"version": int(version.name), "path": str(version)})
     manifest.write_file(run_dir / "pushed.json", noted)
     return version
@@ -49,7 +49,7 @@ def accepted(run_dir: Path) -> dict[str, Any]:
     return decision
 
 
-def push(export_dir: Path, root: Path, parents: dict[str, Any]) -> Path:
+def push(export_dir: Path, root: Path, parents: dict[str, Any], key: bytes | None = None) -> Path:
     """Copies a committed export to `<root>/<highest version + 1>`; returns that directory.
 
     The new manifest keeps the facts of the export's and adds `parents` to its parents. An export whose files equal
@@ -67,12 +67,23 @@ def push(export_dir: Path, root: Path, parents: dict[str, Any]) -> Path:
         try:
             with manifest.committing(destination) as draft:
                 _copy(Path(export_dir), export, draft)
+                draft.key = key
                 draft.facts["parents"] = {**draft.facts.get("parents", {}), **parents}
             return destination
         except UserError:
             if not destination.exists():  # not a lost race for this number
                 raise
     raise UserError(f"{root}: other processes took {TRIES} version numbers in a row; stop them and push again.")
+
+
+def _key(file: Path | None) -> bytes | None:
+    try:
+        key = file.read_bytes().strip() if file else None
+    except OSError as error:
+        raise UserError(f"--push.key_file {file}: {error.strerror}.", MISSING) from None
+    if key == b"":
+        raise UserError(f"--push.key_file {file} is empty.", MISSING)
+    return key
 
 
 def lineage(run_dir: Path, records_dir: Path, decision: dict[str, Any]) -> dict[str, Any]:
@@ -92,7 +103,7 @@ def lineage(run_dir: Path, records_dir: Path, decision: dict[str, Any]) -> dict[
     }
 
 
-def _release(export: Path, root: Path, parents: dict[str, Any], percent: float) -> Path:
+def _release(export: Path, root: Path, parents: dict[str, Any], percent: float, key: bytes | None) -> Path:
     """Inside the lock: places the version and makes it live."""
     files, state = manifest.verify(export), live.current(root)
     if state is not None:
@@ -119,7 +130,7 @@ def _release(export: Path, root: Path, parents: dict[str, Any], percent: float) 
             f"{'no version' if judged is None else f'version {judged}'}: run `minibatch gate` again, then push."
         )
     live.adopt(root)
-    version = push(export, root, parents)
+    version = push(export, root, parents, key)
     after = Live(int(version.name), stable)
     if state is not None and percent < 100:
         after = Live(state.stable, state.previous, int(version.name), percent)

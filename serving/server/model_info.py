@@ -9,17 +9,26 @@ from serving.server.lifecycle import Models
 from serving.server.servable import Servable
 
 _SIGNATURES = "signature_def"
+_HIDDEN = "The version did not load; the server's log says why."
 
 
-def status(models: Models[Servable], spec: model_pb2.ModelSpec) -> get_model_status_pb2.GetModelStatusResponse:
-    """Every version of the model, or the one that is asked for; a label is ignored, as in TF Serving."""
+def status(
+    models: Models[Servable], spec: model_pb2.ModelSpec, reveals: bool = True
+) -> get_model_status_pb2.GetModelStatusResponse:
+    """Every version of the model, or the one that is asked for; a label is ignored, as in TF Serving.
+
+    Unless it `reveals`, why a version did not load stays in the log: the text has paths.
+    """
     number = spec.version.value if spec.HasField("version") else None
     response = get_model_status_pb2.GetModelStatusResponse()
     for version, state, error in models.status(spec.name, number):
         response.model_version_status.add(
             version=version,
             state=state.value,
-            status={"error_code": error.code if error else Code.OK, "error_message": error.message if error else ""},
+            status={
+                "error_code": error.code if error else Code.OK,
+                "error_message": (error.message if reveals else _HIDDEN) if error else "",
+            },
         )
     return response
 

@@ -5,6 +5,7 @@ String tensors are object arrays of bytes.
 """
 
 from dataclasses import dataclass
+from itertools import accumulate
 from math import prod
 from typing import Any
 
@@ -39,7 +40,9 @@ _TYPES = [
 BY_NUMBER = {t.number: t for t in _TYPES}
 _BY_DTYPE = {t.dtype: t for t in _TYPES}
 _MAX_RANK = 254
-_MAX_ELEMENTS = 2**40  # far above any request that fits into a message, far below an overflow
+# what a short message may grow to by its shape; TensorFlow allocates whatever is asked, or dies of it
+_MAX_FILLED_BYTES = 2**26
+_STRING_BYTES = 32  # of an empty one: a pointer in numpy, a tstring in TensorFlow
 
 
 def type_of(array: np.ndarray) -> TensorType:
@@ -92,26 +95,43 @@ def to_numpy(proto: Any) -> np.ndarray:
 
     Of the typed field, missing values repeat the last one (none at all: zeros), and excess values are cut off.
     Raises ValueError when TensorFlow refuses the message: unknown type, negative or too many dimensions, content of
-    another length than the shape needs.
+    another length than the shape needs; and when more than 64 MiB of values are missing.
     """
     kind = BY_NUMBER.get(proto.dtype)
     shape = [dim.size for dim in proto.tensor_shape.dim]
-    if kind is None or proto.tensor_shape.unknown_rank or len(shape) > _MAX_RANK or min(shape, default=0) < 0:
+    if kind is None or len(shape) > _MAX_RANK or min(shape, default=0) < 0:
         raise ValueError("not a dense tensor of a known type and shape")
     count = prod(shape)
-    if count > _MAX_ELEMENTS:
-        raise ValueError("too many elements")
-    if kind.field == "string_val":
-        return _spread(object_array(list(proto.string_val)), count, b"").reshape(shape)
-    if proto.tensor_content:
-        if len(proto.tensor_content) != count * kind.dtype.itemsize:
+    content, values = proto.tensor_content if count else b"", getattr(proto, kind.field)
+    item_bytes = _STRING_BYTES if kind.name == "string" else kind.dtype.itemsize
+    if not content and (count - len(values)) * item_bytes > _MAX_FILLED_BYTES:
+        raise ValueError("too many missing values")
+    if kind.name == "string":
+        return _spread(object_array(_strings(content, count) if content else list(values)), count, b"").reshape(shape)
+    if content:
+        if len(content) != count * kind.dtype.itemsize:
             raise ValueError("tensor_content has another length than the shape needs")
-        return np.frombuffer(proto.tensor_content, kind.dtype.newbyteorder("<")).astype(kind.dtype).reshape(shape)
-    values = getattr(proto, kind.field)
+        return np.frombuffer(content, kind.dtype.newbyteorder("<")).astype(kind.dtype).reshape(shape)
     if kind.name == "half":
-        return _spread(np.array(values, np.uint16), count, 0).view(np.float16).reshape(shape)
+        return _spread(np.array(values, np.int64).astype(np.uint16), count, 0).view(np.float16).reshape(shape)
     wide = np.int64 if kind.field == "int_val" else kind.dtype  # int_val may hold more than the type; TensorFlow wraps
     return _spread(np.array(values, wide).astype(kind.dtype), count, 0).reshape(shape)
+
+
+def _strings(content: bytes, count: int) -> list[bytes]:
+    """How TensorFlow packs texts: all lengths as varints, then all bytes. Raises ValueError."""
+    sizes, size, shift, at = [], 0, 0, 0
+    while len(sizes) < count:
+        if at == len(content) or shift > 28:
+            raise ValueError("tensor_content has no length for each text")
+        byte = content[at]
+        size, shift, at = size | (byte & 127) << shift, shift + 7, at + 1
+        if byte < 128:
+            sizes.append(size)
+            size = shift = 0
+    if sum(sizes) != len(content) - at:
+        raise ValueError("tensor_content has another length than its texts")
+    return [content[at + end - size : at + end] for size, end in zip(sizes, accumulate(sizes), strict=True)]
 
 
 def _spread(values: np.ndarray, count: int, empty: Any) -> np.ndarray:  # [k] -> [count]

@@ -1,5 +1,6 @@
 """One client, both protocols, against the running server; errors and the command line."""
 
+import io
 import json
 import subprocess
 import sys
@@ -179,12 +180,42 @@ def test_what_a_command_asks(tmp_path, arguments, inputs, signature):
     assert client_command._inputs(parsed) == (inputs, signature)
 
 
+def test_a_command_reads_stdin_and_prints_only_the_outputs_asked_for(capsys, monkeypatch, server):
+    monkeypatch.setattr("sys.stdin", io.StringIO('{"a": [1], "b": [2]}'))
+    status, out, _ = command(capsys, "pair", "--address", server.rest, "--inputs", "-", "--output", "total")
+    assert (status, json.loads(out)) == (0, {"total": [30.0]})
+
+
+def test_a_command_sends_label_and_token(capsys, tmp_path, monkeypatch):
+    asked = []
+
+    class Transport:
+        def send(self, request, deadline):
+            asked.append((request.path, request.headers))
+            return Reply(404, {}, b'{"error": "nothing here"}')
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr("serving.connections.connect", lambda *_: Transport())
+    token = tmp_path / "token"
+    token.write_text("secret\n")
+    status, _, err = command(capsys, "m", "--label", "canary", "--token_file", str(token), "--text", "a")
+    assert (status, err) == (65, "minibatch predict: nothing here\n")
+    assert asked == [("/v1/models/m/labels/canary/metadata", (("authorization", "Bearer secret"),))]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["--inputs", "{"], "--inputs is not JSON"),
         (["--inputs", "[1]"], "--inputs is an object"),
         (["--image", "/no/such.jpg"], "--image /no/such.jpg: No such file"),
+        (["--text", "a", "--token_file", "/no/such"], "/no/such: No such file"),
+        (["--text", "a", "--tls_ca", "/no/such.pem"], "/no/such.pem: No such file"),
+        (["--text", "a", "--tls_ca", __file__], "no certificate"),
+        (["--text", "a", "--address", "http://host:1/"], "an address is host:port"),
+        (["--text", "a", "--timeout", "0"], "seconds above 0"),
         (["--item", "1", "--text", "a"], "--item goes with --user"),
         (["--user", "1", "2", "--item", "1", "2", "3"], "2 users and 3 items"),
     ],

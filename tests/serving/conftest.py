@@ -13,6 +13,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.serving import example_models
+from tests.serving.asgi import Rest
+
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 200  # patience for TensorFlow's import on a busy machine; 5 on an idle one
 
@@ -75,7 +78,7 @@ def stop_server(server: Server) -> int:
 
 @pytest.fixture(scope="session")
 def saved_models(tmp_path_factory) -> Path:
-    """A folder of SavedModels: `pair` (two numeric inputs; versions 1 and 2), `texts` (strings and bytes), `types`."""
+    """SavedModels: `pair` (two numeric inputs; versions 1, 2), `texts` (strings, bytes), `types`, `examples`."""
     import tensorflow as tf
 
     class Pair(tf.Module):
@@ -151,6 +154,7 @@ def saved_models(tmp_path_factory) -> Path:
         str(folder / "types" / "00000003"),
         {"pixels": types.pixels, "serving_default": types.echo, "halves": types.halves},
     )
+    example_models.save(folder / "examples" / "1")
     return folder
 
 
@@ -172,6 +176,14 @@ def server(saved_models, tmp_path_factory):
         yield running
     finally:
         stop_server(running)
+
+
+@pytest.fixture(scope="session")
+def rest(saved_models):
+    """The models' REST application in this process."""
+    application = Rest(saved_models / name for name in ("pair", "texts", "types", "examples"))
+    yield application
+    application.close()
 
 
 @pytest.fixture

@@ -37,6 +37,16 @@ def test_both_readers_agree_with_pythons_on_plain_json(value, escaped, indent):
         (b"[18446744073709551615, -9223372036854775808]", [2**64 - 1, -(2**63)]),
         (b"[18446744073709551616]", [2.0**64]),
         (b'"\\ud83d\\ude00\\n\xff"', "\U0001f600\n\udcff"),
+        (b'"\\udc00"', "\udced\udcb0\udc80"),  # half a pair: the bytes that rapidjson makes of it
+        (b"[2e308, -1.8e308, 1e-400]", [math.inf, -math.inf, 0.0]),
+        (b"[-0, -0.0, 1E2, 1e+2]", [0, -0.0, 100.0, 100.0]),
+        (b"[-9223372036854775809]", [-(2.0**63)]),
+        (b"[1]\0[", [1]),
+        (b'\xbb{"a": 1}', {"a": 1}),
+        (b'{"a": {"a": 1}, "b": [{"a": 1}, {"a": 2, "a": 3}]}', {"a": {"a": 1}, "b": [{"a": 1}, {"a": 2}]}),
+        (b'{"a": [1, {"b": 1, "b": 2}]}', {"a": [1, {"b": 1}]}),
+        (b'{"a": ["x", {"b": 1, "b": 2}]}', {"a": ["x", {"b": 1}]}),
+        (b'{"a" :1, "a": "\\":"}', {"a": 1}),
     ],
 )
 def test_what_python_and_orjson_refuse_is_read(text, value):
@@ -53,8 +63,8 @@ def test_what_python_and_orjson_refuse_is_read(text, value):
         (b'{"a": 1,}', "Missing a name for object member. at offset: 8"),
         (b"{'a': 1}", "Missing a name for object member. at offset: 1"),
         (b'{"a" 1}', "Missing a colon after a name of object member. at offset: 5"),
-        (b'{"a": 1', "Missing a comma or } after an object member. at offset: 7"),
-        (b"[01]", "Missing a comma or ] after an array element. at offset: 2"),
+        (b'{"a": 1', "Missing a comma or '}' after an object member. at offset: 7"),
+        (b"[01]", "Missing a comma or ']' after an array element. at offset: 2"),
         (b"[1,]", "Invalid value. at offset: 3"),
         (b"[nul]", "Invalid value. at offset: 4"),
         (b"[-]", "Invalid value. at offset: 2"),
@@ -65,7 +75,30 @@ def test_what_python_and_orjson_refuse_is_read(text, value):
         (b'["\\x"]', "Invalid escape character in string. at offset: 2"),
         (b'["\\u12"]', "Incorrect hex digit after \\u escape in string. at offset: 2"),
         (b'["\\ud800"]', "The surrogate pair in string is invalid. at offset: 2"),
-        (b'["\n"]', "Invalid encoding in string. at offset: 2"),
+        (b'["\n"]', "Invalid escape character in string. at offset: 2"),
+        (b'["a\x1fb"]', "Invalid escape character in string. at offset: 3"),
+        (b'["\\ud83d\\n"]', "The surrogate pair in string is invalid. at offset: 2"),
+        (b'["\\ud83d\\u00"]', "Incorrect hex digit after \\u escape in string. at offset: 2"),
+        (b"{", "Missing a name for object member. at offset: 1"),
+        (b'{"a":', "Invalid value. at offset: 5"),
+        (b'{"a":}', "Invalid value. at offset: 5"),
+        (b"[", "Invalid value. at offset: 1"),
+        (b"[1", "Missing a comma or ']' after an array element. at offset: 2"),
+        (b"[1 2]", "Missing a comma or ']' after an array element. at offset: 3"),
+        (b"[1}", "Missing a comma or ']' after an array element. at offset: 2"),
+        (b"[,1]", "Invalid value. at offset: 1"),
+        (b"[Infi]", "Invalid value. at offset: 5"),
+        (b"[-Na]", "Invalid value. at offset: 4"),
+        (b"[+1]", "Invalid value. at offset: 1"),
+        (b"[.5]", "Invalid value. at offset: 1"),
+        (b"[tru]", "Invalid value. at offset: 4"),
+        (b"[1e]", "Miss exponent in number. at offset: 3"),
+        (b"[-1e309]", "Number too big to be stored in double. at offset: 1"),
+        (b"[0.1e310]", "Number too big to be stored in double. at offset: 1"),
+        (b"[2" + b"0" * 308 + b"]", "Number too big to be stored in double. at offset: 1"),
+        (b"[1, \0]", "Invalid value. at offset: 4"),
+        (b'["\0"]', "Missing a closing quotation mark in string. at offset: 2"),
+        (b"\xef\xbb\xbf[1,]", "Invalid value. at offset: 6"),
     ],
 )
 def test_an_error_has_rapidjsons_words_and_offset(text, message):
@@ -76,9 +109,15 @@ def test_an_error_has_rapidjsons_words_and_offset(text, message):
 
 
 def test_depth_has_no_limit():
-    value = parse(b'{"a": ' + b"[" * 50_000 + b"]" * 50_000 + b"}")["a"]
+    value = parse(b'{"a": ' + b"[" * 500_000 + b"]" * 500_000 + b"}")["a"]
     depth = 0
     while value:
         (value,) = value
         depth += 1
-    assert depth == 49_999
+    assert depth == 499_999
+
+
+def test_a_colon_inside_a_text_does_not_make_reading_slow(monkeypatch):
+    monkeypatch.setattr("serving.server.json_parse._Parser", None)
+    body = {"instances": [{"text": "http://a: b", "b": [[{"c": "a:"}]]}] * 3}
+    assert parse(json.dumps(body).encode()) == body

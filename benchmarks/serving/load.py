@@ -106,16 +106,17 @@ def median(loads: Sequence[Load]) -> Load:
 def _run(server: Process, command: list[str]) -> tuple[str, Spent]:
     cores = {SERVER_CORE, LOAD_CORE}
     pinned = ["taskset", "-c", str(LOAD_CORE), *command]
-    spent, client, busy = server.cpu_seconds(), _children(), {core: busy_seconds(core) for core in cores}
+    spent, client, busy = server.cpu_seconds(), children_seconds(), {core: busy_seconds(core) for core in cores}
     start = time.perf_counter()
     text = subprocess.run(pinned, capture_output=True, text=True, check=True).stdout
-    wall, spent, client = time.perf_counter() - start, server.cpu_seconds() - spent, _children() - client
+    wall, spent, client = time.perf_counter() - start, server.cpu_seconds() - spent, children_seconds() - client
     mine = {SERVER_CORE: spent} | {LOAD_CORE: client + (spent if len(cores) == 1 else 0)}
     others = max(busy_seconds(core) - busy[core] - mine[core] for core in cores)
     return text, Spent(wall, spent / wall, client / wall, max(0.0, others / wall))
 
 
-def _children() -> float:
+def children_seconds() -> float:
+    """User and system time of the processes that were started here and have ended."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
 

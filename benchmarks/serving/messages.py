@@ -17,6 +17,18 @@ def request(model: str, **inputs: list[bytes]) -> bytes:
     return message.SerializeToString()
 
 
+def numbers(model: str, **inputs: list[float]) -> bytes:
+    """A PredictRequest of floats, serialized."""
+    message = predict_pb2.PredictRequest()
+    message.model_spec.name = model
+    for name, values in inputs.items():
+        tensor = message.inputs[name]
+        tensor.dtype = types_pb2.DT_FLOAT
+        tensor.tensor_shape.dim.add().size = len(values)
+        tensor.float_val.extend(values)
+    return message.SerializeToString()
+
+
 def answer(address: str, message: bytes) -> predict_pb2.PredictResponse:
     """Raises grpc.RpcError for any status but OK."""
     with grpc.insecure_channel(address) as channel:

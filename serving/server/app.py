@@ -11,7 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import uvicorn
 
-from serving.server import rest, rpc
+from serving.server import admin, batching_parameters, metrics, rest, rpc
+from serving.server.access import check_exposure, rest_tls, rpc_tls, token_of
+from serving.server.batching_parameters import BatchingParameters
 from serving.server.config import ConfigError, ModelConfig
 from serving.server.engine import Engine
 from serving.server.errors import RequestError
@@ -19,6 +21,8 @@ from serving.server.flags import Flags
 from serving.server.lifecycle import Models
 from serving.server.load import Loader
 from serving.server.model_service import ConfigFile, unavailable
+from serving.server.pages import Pages
+from serving.server.policy import policy_of
 from serving.server.ports import taken
 from serving.server.servable import Servable
 from serving.server.source import Source
@@ -48,19 +52,33 @@ async def serve(
     threads = ThreadPoolExecutor(  # apart, so that a load takes no worker away
         max(_START_LOADS, flags.num_load_threads) + max(1, flags.num_unload_threads), "load"
     )
-    models = Models(Loader(flags), threads.submit, flags.max_num_load_retries, flags.load_retry_interval_micros / 1e6)
+    batching = _batching(flags)
+    models = Models(
+        Loader(flags, batching), threads.submit, flags.max_num_load_retries, flags.load_retry_interval_micros / 1e6
+    )
+    check_exposure(flags)
+    token, pages = token_of(flags), Pages(models, flags)
+    if flags.profile == "hardened":
+        metrics.bound(models.knows)
+    stop_admin = await admin.start(flags, pages, token) if flags.admin_port else None
     source = Source(models, flags.serving_root, flags.allow_version_labels_for_unavailable_models)
     upkeep = Upkeep(models, source, flags.file_system_poll_wait_seconds)
     if not await _brought_up(models, source, upkeep, configs, stop):
         upkeep.stop()
         return
     models.loads = max(1, flags.num_load_threads)
-    workers = ThreadPoolExecutor(4 * (os.cpu_count() or 1), "request")
-
-    engine = Engine(models, workers, source if flags.profile == "compatible" else None)
+    engine = Engine(
+        models,
+        source if flags.profile == "compatible" else None,
+        policy_of(flags, token),
+        threads=max(flags.rest_api_num_threads, flags.grpc_max_threads) or 4 * (os.cpu_count() or 1),
+        batch_threads=batching.num_batch_threads,
+        max_queued=flags.max_queued_requests,
+        isolating=flags.profile == "hardened",
+    )
     stops: list[Stop] = []
     if rest_port:
-        stops.append(await _start_rest(engine, rest_port, flags))
+        stops.append(await _start_rest(engine, rest_port, flags, pages))
     if rpc_port:
         rpc_port.close()
     if rpc_port or flags.grpc_socket_path:
@@ -71,10 +89,13 @@ async def serve(
     while not await _stopped(stop, flags.model_config_file_poll_wait_seconds):
         config_file.reread()
     log.info("stopping after the requests under way")
+    pages.draining = True
     await asyncio.gather(*(stop_one() for stop_one in stops))
+    if stop_admin:
+        await stop_admin()
     upkeep.stop()
     threads.shutdown(wait=False)
-    workers.shutdown(wait=False)
+    engine.close()
 
 
 class _RestServer(uvicorn.Server):
@@ -83,10 +104,11 @@ class _RestServer(uvicorn.Server):
         yield  # `serve` handles them, for both protocols
 
 
-async def _start_rest(engine: Engine, held: socket.socket, flags: Flags) -> Stop:
+async def _start_rest(engine: Engine, held: socket.socket, flags: Flags, pages: Pages) -> Stop:
     settings = uvicorn.Config(
-        rest.application(engine, flags.rest_api_timeout_in_ms),
+        rest.application(engine, flags.rest_api_timeout_in_ms, pages),
         lifespan="off",
+        ws="none",
         log_config=None,
         access_log=False,
         server_header=False,
@@ -96,6 +118,8 @@ async def _start_rest(engine: Engine, held: socket.socket, flags: Flags) -> Stop
         held.listen(settings.backlog)
     except OSError as error:
         raise taken(flags.bind, flags.rest_api_port, "--rest_api_port", error) from None
+    settings.load()
+    settings.ssl = rest_tls(flags)
     server = _RestServer(settings)
     running = asyncio.create_task(server.serve(sockets=[held]))
 
@@ -108,10 +132,11 @@ async def _start_rest(engine: Engine, held: socket.socket, flags: Flags) -> Stop
 
 async def _start_rpc(engine: Engine, flags: Flags) -> Stop:
     server, health = rpc.build(engine, flags.grpc_channel_arguments)
+    tls = rpc_tls(flags)
     addresses = [f"[{flags.bind}]:{flags.port}" if ":" in flags.bind else f"{flags.bind}:{flags.port}"]
     try:
         for address in addresses if flags.port else []:
-            server.add_insecure_port(address)
+            server.add_secure_port(address, tls) if tls else server.add_insecure_port(address)
         if flags.grpc_socket_path:
             server.add_insecure_port(f"unix:{flags.grpc_socket_path}")
     except RuntimeError as error:
@@ -151,6 +176,16 @@ async def _brought_up(
     if failed or (outcomes and not any(outcomes)):
         raise ConfigError(_failure(unavailable(models, failed or awaited, "servable")), _LOAD_FAILED)
     return True
+
+
+def _batching(flags: Flags) -> BatchingParameters:
+    """For models without a file of their own. Raises ConfigError."""
+    if not flags.batching_parameters_file:
+        return BatchingParameters()
+    try:
+        return batching_parameters.read(flags.batching_parameters_file)
+    except RequestError as error:
+        raise ConfigError(f"--batching_parameters_file: {error}", _LOAD_FAILED) from None
 
 
 def _failure(error: RequestError) -> str:

@@ -1,35 +1,147 @@
 """From a request to its answer: the one way that REST and gRPC share."""
 
 import asyncio
+import time
 from collections.abc import Callable
-from concurrent.futures import Executor
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
 
 from tensorflow_serving.apis import model_pb2
 
-from serving.server import model_info
+from serving.server import metrics, model_info
+from serving.server.batching import Batcher
 from serving.server.call import Call
+from serving.server.errors import Code, RequestError
 from serving.server.lifecycle import Models
 from serving.server.policy import Policy
 from serving.server.servable import Servable
 from serving.server.source import Source
+from serving.server.workers import Workers
+
+LARGE_BYTES = 2**16  # what is larger is read and written in a thread, so that the event loop never stands still
+_QUICK_MICROS = 1000
+_LARGE_VALUES = 4096
+
+T = TypeVar("T")
+
+
+class Caller(NamedTuple):
+    """Who asks: what is left of its patience (None: for ever), its x-request-id, and the bytes of its request."""
+
+    timeout_ms: int | None
+    request_id: str | None = None
+    size: int = 0
 
 
 class Engine:
-    """Belongs to the event loop. `models` says which version answers; `workers` are the threads that run it."""
+    """Belongs to the event loop that is running when it is made. `models` says which version answers.
 
-    def __init__(self, models: Models[Servable], workers: Executor, source: Source | None = None):
+    `threads` run calls that are not batched; `batch_threads` run batches. Beyond `max_queued` requests under way (0: no
+    bound) more are refused. With `isolating`, a call that fails takes none of its batch along.
+    """
+
+    def __init__(
+        self,
+        models: Models[Servable],
+        source: Source | None = None,
+        policy: Policy | None = None,
+        *,
+        threads: int = 4,
+        batch_threads: int = 2,
+        max_queued: int = 0,
+        isolating: bool = False,
+    ):
         self.models = models
         self.source = source  # what a reload changes; None: it is not offered
-        self.policy = Policy()
-        self._workers = workers
+        self.policy = policy or Policy()
+        self._quick = Workers(threads, "quick", sharing=True)
+        self._slow = Workers(threads, "request")
+        self._batcher = Batcher(batch_threads, isolating=isolating)
+        self._max_queued = max_queued
+        self._under_way = 0
+
+    def admit(self, model: str) -> None:
+        """Raises RequestError(RESOURCE_EXHAUSTED) when too many requests are under way. To be asked before parsing."""
+        if self._max_queued and self._under_way >= self._max_queued:
+            metrics.dropped(model, "shed")
+            raise RequestError(
+                Code.RESOURCE_EXHAUSTED,
+                f"The server is overloaded: {self._under_way} requests are under way, which is the most it takes.",
+                retry_after=1,
+            )
 
     async def answer(
-        self, spec: model_pb2.ModelSpec, read: Callable[[Servable], Call], timeout_ms: int | None
+        self, spec: model_pb2.ModelSpec, read: Callable[[Servable], Call], caller: Caller
     ) -> tuple[int, Any]:
-        """The version that answered, and what `Call.write` made of its values. Raises RequestError."""
-        with self.models.lease(spec.name, model_info.wanted_version(spec)) as (number, servable):
-            call = read(servable)
-            loop = asyncio.get_running_loop()
-            values = await loop.run_in_executor(self._workers, servable.run, call.feeds, call.fetches, timeout_ms)
-            return number, call.write(values)
+        """The version that answered, and what `Call.write` made of its values. Raises RequestError.
+
+        When this is cancelled, a call that has not begun is dropped.
+        """
+        began = time.monotonic()
+        deadline = began + caller.timeout_ms / 1000 if caller.timeout_ms is not None else float("inf")
+        self._under_way += 1
+        status = Code.INTERNAL
+        number = None
+        try:
+            wanted = model_info.wanted_version(spec)
+            with self.models.lease(spec.name, wanted, caller.request_id) as (number, servable):
+                small = caller.size <= LARGE_BYTES
+                call = read(servable) if small else await self.aside(partial(read, servable))
+                self.policy.limits.check_call(call)
+                values = await self._run(servable, call, spec.name, deadline)
+                metrics.outputs(spec.name, number, servable.named(call.fetches, values))
+                written = call.write(values) if _is_small(values) else await self.aside(partial(call.write, values))
+            status = Code.OK
+            return number, written
+        except RequestError as error:
+            status = error.code
+            raise
+        except asyncio.CancelledError:
+            status = Code.CANCELLED
+            raise
+        finally:
+            self._under_way -= 1
+            if number is not None:
+                metrics.request(spec.name, number, status.name, (time.monotonic() - began) * 1e6)
+
+    async def aside(self, function: Callable[[], T]) -> T:
+        """The result of a function that takes long in Python, run where it does not stop the event loop."""
+        return await self._slow.submit(function)
+
+    def close(self) -> None:
+        self._quick.close()
+        self._slow.close()
+        self._batcher.close()
+
+    async def _run(self, servable: Servable, call: Call, model: str, deadline: float) -> list[Any]:
+        if servable.batching is not None:
+            return await self._batcher.run(servable, call, model, deadline)
+        run = _Run(servable, call, deadline)
+        quick = servable.micros.get(call.fetches, _QUICK_MICROS) < _QUICK_MICROS
+        try:
+            return await (self._quick if quick else self._slow).submit(run)
+        finally:
+            if not run.begun:
+                metrics.dropped(model, "cancelled" if time.monotonic() < deadline else "expired")
+
+
+class _Run:
+    """A call for a thread; nothing when nobody waits for it any more, or its time is over before it begins."""
+
+    __slots__ = ("_call", "_deadline", "_servable", "begun")
+
+    def __init__(self, servable: Servable, call: Call, deadline: float):
+        self._servable, self._call, self._deadline = servable, call, deadline
+        self.begun = False
+
+    def __call__(self) -> list[Any]:
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise RequestError(Code.DEADLINE_EXCEEDED, "Timed out waiting for notification")
+        self.begun = True
+        timeout_ms = None if left == float("inf") else int(left * 1000)
+        return self._servable.run(self._call.feeds, self._call.fetches, timeout_ms)
+
+
+def _is_small(values: list[Any]) -> bool:
+    return sum(value.size for value in values) <= _LARGE_VALUES

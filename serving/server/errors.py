@@ -53,15 +53,24 @@ class RequestError(Exception):
     """What the caller is told: `code` decides the HTTP status or gRPC code, `message` is the text of the answer.
 
     `http` is an HTTP status that has no code of its own. `private` marks a text with paths, shapes or values that
-    --profile=hardened keeps for its log.
+    --profile=hardened keeps for its log. `retry_after` tells the caller in how many seconds to try again.
     """
 
-    def __init__(self, code: Code, message: str, *, http: int | None = None, private: bool = False):
+    def __init__(
+        self,
+        code: Code,
+        message: str,
+        *,
+        http: int | None = None,
+        private: bool = False,
+        retry_after: int | None = None,
+    ):
         super().__init__(message)
         self.code = code
         self.message = message
         self.http = http or HTTP[code]
         self.private = private
+        self.retry_after = retry_after
 
 
 def invalid(message: str) -> RequestError:

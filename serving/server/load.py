@@ -5,7 +5,9 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from serving.server import metrics
+from serving.server import batching_parameters, metrics, operations
+from serving.server.access import manifest_key
+from serving.server.batching_parameters import BatchingParameters
 from serving.server.errors import Code, RequestError
 from serving.server.flags import Flags
 from serving.server.integrity import verify
@@ -16,15 +18,19 @@ from serving.server.warmup import warm_up
 class Loader:
     """Makes a servable as the flags say; a function of the folder, for any thread."""
 
-    def __init__(self, flags: Flags):
-        self._flags = flags
+    def __init__(self, flags: Flags, batching: BatchingParameters):
+        self._flags, self._batching = flags, batching
+        self._key = manifest_key(flags.manifest_key_file)
 
     def __call__(self, version: Path) -> Servable:
         """Raises RequestError with the code that the status page shows, or whatever else TensorFlow raises."""
-        verify(version, required=self._flags.profile == "hardened")
+        hardened = self._flags.profile == "hardened"
+        verify(version, hardened or self._key is not None, self._key)
+        if hardened:
+            operations.scan(version)
         began = time.perf_counter()
         try:
-            servable = Servable(version)
+            servable = Servable(version, self._batching_of(version))
             metrics.loaded(str(version), (time.perf_counter() - began) * 1e6)
             try:
                 if self._flags.enable_model_warmup:
@@ -35,3 +41,11 @@ class Loader:
         except tf.errors.OpError as error:
             raise RequestError(Code(error.error_code), error.message) from None
         return servable
+
+    def _batching_of(self, version: Path) -> BatchingParameters | None:
+        if not self._flags.enable_batching:
+            return None
+        if not self._flags.enable_per_model_batching_parameters:
+            return self._batching
+        file = version / batching_parameters.PER_MODEL_FILE
+        return batching_parameters.read(file) if file.exists() else None

@@ -16,7 +16,7 @@ from serving.server import classification, json_examples, json_predict, metrics,
 from serving.server import json_format as json_text
 from serving.server.call import Call
 from serving.server.departures import Departures
-from serving.server.engine import LARGE_BYTES, Engine
+from serving.server.engine import LARGE_BYTES, Caller, Engine
 from serving.server.errors import Code, RequestError, invalid
 from serving.server.json_request import parsed
 from serving.server.limits import Limits
@@ -34,16 +34,8 @@ _MODEL = rf"(?i:/v1/models)(?:/(?P<name>[^/:]+))?{_VERSION}"
 class Route(NamedTuple):
     method: str
     path: re.Pattern[str]
-    answer: Callable[[Engine, model_pb2.ModelSpec, "Body"], Awaitable[bytes]]
+    answer: Callable[[Engine, model_pb2.ModelSpec, bytes, Caller], Awaitable[bytes]]
     api: str = ""  # as the metrics name it; only a route with one computes
-
-
-class Body(NamedTuple):
-    """What came with a request: its text, unpacked, how long its run may take, and its x-request-id."""
-
-    text: bytes
-    timeout_ms: int
-    request_id: str | None
 
 
 class _Reply(NamedTuple):
@@ -70,7 +62,7 @@ def application(engine: Engine, timeout_ms: int, pages: Pages | None = None) -> 
             if page := pages and pages.answer(method, _text(path), scope["query_string"]):
                 await _send(send, _Reply(page.text.encode(), page.status, page.media.encode()))
                 return
-            if not path[:4].lower() == b"/v1/":
+            if path[:4].lower() != b"/v1/":
                 await _send(send, _Reply(_NOT_FOUND, 404, b"text/html; charset=utf-8"))
                 return
             if token:
@@ -88,15 +80,16 @@ def application(engine: Engine, timeout_ms: int, pages: Pages | None = None) -> 
                 else:
                     limits.check_json(text)
                 with departures.noticed(receive):
-                    reply = _Reply(await route.answer(engine, spec, Body(text, timeout_ms, _request_id(headers))))
+                    caller = Caller(timeout_ms, _request_id(headers), len(text))
+                    reply = _Reply(await route.answer(engine, spec, text, caller))
         except (_Departed, asyncio.CancelledError):  # nobody waits for an answer
             return
         except Exception as error:
             if not isinstance(error, RequestError):
                 log.exception("%s %s failed in the server", method, _text(path))
                 error = RequestError(Code.INTERNAL, f"{type(error).__name__}: {error}", private=True)
-            code, text = error.code, engine.policy.told(error, _request_id(headers))
-            reply = _Reply(json_text.error_body(text), error.http, retry_after=error.retry_after)
+            code, told = error.code, engine.policy.told(error, _request_id(headers))
+            reply = _Reply(json_text.error_body(told), error.http, retry_after=error.retry_after)
         await _send(send, reply)
         metrics.answered(model, api, "REST", code.name, (time.perf_counter() - began) * 1e6)
 
@@ -182,44 +175,43 @@ def _percent_decoded(text: str) -> str:
     return unquote_to_bytes(text.encode("utf-8", "surrogateescape")).decode("utf-8", "replace")
 
 
-async def _predict(engine: Engine, spec: model_pb2.ModelSpec, body: Body) -> bytes:
+async def _predict(engine: Engine, spec: model_pb2.ModelSpec, body: bytes, caller: Caller) -> bytes:
     read = partial(json_predict.read, checks=engine.policy.checks_method)
-    return await _computed(engine, spec, body, parsed, read)
+    return await _computed(engine, spec, body, caller, parsed, read)
 
 
-async def _classify(engine: Engine, spec: model_pb2.ModelSpec, body: Body) -> bytes:
+async def _classify(engine: Engine, spec: model_pb2.ModelSpec, body: bytes, caller: Caller) -> bytes:
     parse = partial(json_examples.fill, classification_pb2.ClassificationRequest())
     read = partial(classification.read, answer=json_text.classes, checks=engine.policy.checks_method)
-    return await _computed(engine, spec, body, parse, read)
+    return await _computed(engine, spec, body, caller, parse, read)
 
 
-async def _regress(engine: Engine, spec: model_pb2.ModelSpec, body: Body) -> bytes:
+async def _regress(engine: Engine, spec: model_pb2.ModelSpec, body: bytes, caller: Caller) -> bytes:
     parse = partial(json_examples.fill, regression_pb2.RegressionRequest())
     read = partial(regression.read, answer=json_text.regressions, checks=engine.policy.checks_method)
-    return await _computed(engine, spec, body, parse, read)
+    return await _computed(engine, spec, body, caller, parse, read)
 
 
 async def _computed(
     engine: Engine,
     spec: model_pb2.ModelSpec,
-    body: Body,
+    body: bytes,
+    caller: Caller,
     parse: Callable[[bytes], Any],
     read: Callable[[Servable, Any], Call],
 ) -> bytes:
     """`parse` makes what can be said before the model is looked up, `read` what its signature is needed for."""
-    size = len(body.text)
-    request = parse(body.text) if size <= LARGE_BYTES else await engine.aside(partial(parse, body.text))
-    _, text = await engine.answer(
-        spec, lambda servable: read(servable, request), body.timeout_ms, request_id=body.request_id, size=size
-    )
+    small = caller.size <= LARGE_BYTES
+    request = parse(body) if small else await engine.aside(partial(parse, body))
+    _, text = await engine.answer(spec, lambda servable: read(servable, request), caller)
     return text
 
 
-async def _status(engine: Engine, spec: model_pb2.ModelSpec, body: Body) -> bytes:
-    return _printed(model_info.status(engine.models, spec)).encode()
+async def _status(engine: Engine, spec: model_pb2.ModelSpec, body: bytes, caller: Caller) -> bytes:
+    return _printed(model_info.status(engine.models, spec, engine.policy.reveals)).encode()
 
 
-async def _metadata(engine: Engine, spec: model_pb2.ModelSpec, body: Body) -> bytes:
+async def _metadata(engine: Engine, spec: model_pb2.ModelSpec, body: bytes, caller: Caller) -> bytes:
     """Composed by hand, as in TF Serving: an Any inside the printed message would carry a type URL."""
     response = model_info.metadata(engine.models, spec)
     signatures = get_model_metadata_pb2.SignatureDefMap()

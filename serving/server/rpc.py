@@ -1,11 +1,13 @@
 """TF Serving's gRPC services: methods as data, and one place that turns errors into status codes."""
 
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from tensorflow_serving.apis import (
     classification_pb2,
@@ -20,18 +22,18 @@ from tensorflow_serving.apis import (
     regression_pb2,
 )
 
-from serving.server import classification, model_info, model_service, multi_inference, predict, regression
+from serving.server import classification, metrics, model_info, model_service, multi_inference, predict, regression
 from serving.server.call import Call
-from serving.server.engine import Engine
-from serving.server.errors import GRPC, Code, RequestError
+from serving.server.engine import LARGE_BYTES, Caller, Engine
+from serving.server.errors import GRPC, Code, RequestError, invalid
 from serving.server.servable import DEFAULT_SIGNATURE, Servable
 
 log = logging.getLogger("serving")
 
 _MAX_MESSAGE = 1024
 _CUT = "...TRUNCATED"
+_COUNTED = ("Predict", "Classify", "Regress")  # TF Serving counts no other method
 _OPTIONS = [
-    ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
     ("grpc.so_reuseport", 0),  # else a second server takes the same port and half of the requests, without an error
 ]
@@ -42,13 +44,12 @@ def build(engine: Engine, arguments: str = "") -> tuple[grpc.aio.Server, health.
 
     `arguments` are those of --grpc_channel_arguments, "name=value,...".
     """
-    server = grpc.aio.server(options=[*_OPTIONS, *_options(arguments)])
+    largest = [("grpc.max_receive_message_length", engine.policy.limits.body_bytes or -1)]
+    server = grpc.aio.server(options=[*_OPTIONS, *largest, *_options(arguments)])
     for service, methods in _METHODS.items():
         handlers = {
-            name: grpc.unary_unary_rpc_method_handler(
-                _answering(method, engine), request.FromString, response.SerializeToString
-            )
-            for name, (method, request, response) in methods.items()
+            name: grpc.unary_unary_rpc_method_handler(_answering(method, engine, request.FromString, name))
+            for name, (method, request, _) in methods.items()
         }
         server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(service, handlers)])
     return server, health.aio.HealthServicer()
@@ -66,34 +67,35 @@ async def report_serving(server: grpc.aio.Server, servicer: health.aio.HealthSer
         await servicer.set(service, health_pb2.HealthCheckResponse.SERVING)
 
 
-async def _predict(engine: Engine, request: predict_pb2.PredictRequest, timeout_ms: int | None) -> Any:
+async def _predict(engine: Engine, request: predict_pb2.PredictRequest, caller: Caller) -> Any:
     policy = engine.policy
     read = partial(predict.read, request=request, checks=policy.checks_method, packed=policy.packs_tensors)
-    return await _named(engine, model_info.not_missing(request), read, timeout_ms)
+    return await _named(engine, model_info.not_missing(request), read, caller)
 
 
-async def _classify(engine: Engine, request: Any, timeout_ms: int | None) -> Any:
+async def _classify(engine: Engine, request: Any, caller: Caller) -> Any:
     read = partial(classification.read, request=request, checks=engine.policy.checks_method)
-    return await _named(engine, model_info.not_missing(request), read, timeout_ms)
+    return await _named(engine, model_info.not_missing(request), read, caller)
 
 
-async def _regress(engine: Engine, request: Any, timeout_ms: int | None) -> Any:
+async def _regress(engine: Engine, request: Any, caller: Caller) -> Any:
     read = partial(regression.read, request=request, checks=engine.policy.checks_method)
-    return await _named(engine, model_info.not_missing(request), read, timeout_ms)
+    return await _named(engine, model_info.not_missing(request), read, caller)
 
 
-async def _multi_inference(engine: Engine, request: Any, timeout_ms: int | None) -> Any:
+async def _multi_inference(engine: Engine, request: Any, caller: Caller) -> Any:
     read = partial(multi_inference.read, request=request, checks=engine.policy.checks_method)
-    number, response = await engine.answer(multi_inference.spec_of(request), read, timeout_ms)
+    spec = multi_inference.spec_of(request)
+    engine.admit(spec.name)
+    number, response = await engine.answer(spec, read, caller)
     for result, task in zip(response.results, request.tasks, strict=True):
         _name(result.model_spec, task.model_spec, number)
     return response
 
 
-async def _named(
-    engine: Engine, spec: model_pb2.ModelSpec, read: Callable[[Servable], Call], timeout_ms: int | None
-) -> Any:
-    number, response = await engine.answer(spec, read, timeout_ms)
+async def _named(engine: Engine, spec: model_pb2.ModelSpec, read: Callable[[Servable], Call], caller: Caller) -> Any:
+    engine.admit(spec.name)
+    number, response = await engine.answer(spec, read, caller)
     _name(response.model_spec, spec, number)
     return response
 
@@ -104,15 +106,15 @@ def _name(answered: model_pb2.ModelSpec, asked: model_pb2.ModelSpec, number: int
     answered.signature_name = asked.signature_name or DEFAULT_SIGNATURE
 
 
-async def _metadata(engine: Engine, request: Any, timeout_ms: int | None) -> Any:
+async def _metadata(engine: Engine, request: Any, caller: Caller) -> Any:
     return model_info.metadata(engine.models, model_info.not_missing(request), request.metadata_field)
 
 
-async def _status(engine: Engine, request: Any, timeout_ms: int | None) -> Any:
-    return model_info.status(engine.models, model_info.not_missing(request))
+async def _status(engine: Engine, request: Any, caller: Caller) -> Any:
+    return model_info.status(engine.models, model_info.not_missing(request), engine.policy.reveals)
 
 
-async def _reload(engine: Engine, request: Any, timeout_ms: int | None) -> Any:
+async def _reload(engine: Engine, request: Any, caller: Caller) -> Any:
     if engine.source is None:
         raise RequestError(Code.UNIMPLEMENTED, "This server does not take HandleReloadConfigRequest.")
     return await model_service.reload(engine.source, request)
@@ -149,19 +151,51 @@ _METHODS: dict[str, dict[str, tuple[Callable[..., Awaitable[Any]], Any, Any]]] =
 }
 
 
-def _answering(method: Callable[..., Awaitable[Any]], engine: Engine) -> Callable[..., Any]:
-    async def answer(request: Any, context: grpc.aio.ServicerContext) -> Any:
+def _answering(
+    method: Callable[..., Awaitable[Any]], engine: Engine, parse: Callable[[bytes], Any], name: str
+) -> Callable[..., Any]:
+    token = engine.policy.token
+
+    async def answer(raw: bytes, context: grpc.aio.ServicerContext) -> bytes:
+        began, model = time.perf_counter(), ""
+
+        def count(code: Code) -> None:
+            if name in _COUNTED:
+                metrics.answered(model, name, "GRPC", code.name, (time.perf_counter() - began) * 1e6)
+
         remaining = context.time_remaining()
         timeout_ms = None if remaining is None else int(remaining * 1000)
+        request_id = _metadata_value(context, "x-request-id")
         try:
-            return await method(engine, request, timeout_ms)
+            if token:
+                token.check(_metadata_value(context, "authorization"))
+            request = parse(raw) if len(raw) <= LARGE_BYTES else await engine.aside(partial(parse, raw))
+            model = request.model_spec.name if name in _COUNTED else ""
+            response = await method(engine, request, Caller(timeout_ms, request_id, len(raw)))
+            small = response.ByteSize() <= LARGE_BYTES
+            serialized = response.SerializeToString() if small else await engine.aside(response.SerializeToString)
+            count(Code.OK)
+            return serialized
         except RequestError as error:
-            code, message = error.code, error.message
+            refused = error
+        except DecodeError:
+            refused = invalid("The request is not the message that this method takes.")
         except Exception as error:
             log.exception("a request failed in the server")
-            code, message = Code.INTERNAL, f"{type(error).__name__}: {error}"
+            refused = RequestError(Code.INTERNAL, f"{type(error).__name__}: {error}", private=True)
+        count(refused.code)
+        message = engine.policy.told(refused, request_id)
         if len(message) > _MAX_MESSAGE:
             message = message[: _MAX_MESSAGE - len(_CUT)] + _CUT
-        await context.abort(GRPC[code], message)
+        later = () if refused.retry_after is None else (("retry-after", str(refused.retry_after)),)
+        await context.abort(GRPC[refused.code], message, later)
+        raise AssertionError("abort raises")
 
     return answer
+
+
+def _metadata_value(context: grpc.aio.ServicerContext, name: str) -> str | None:
+    for key, value in context.invocation_metadata() or ():
+        if key == name:
+            return value if isinstance(value, str) else value.decode("latin-1")
+    return None

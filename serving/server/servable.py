@@ -4,55 +4,85 @@ Loaded into a graph and session of its own, as TF Serving does: the loaded tf.fu
 takes, and would know of no time-out.
 """
 
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from tensorflow.python.client import pywrap_tf_session  # Session.run checks shapes, which TF Serving does not
 
+from serving.server.batching_parameters import BatchingParameters
 from serving.server.errors import Code, RequestError
 
 DEFAULT_SIGNATURE = "serving_default"
 
 
 class Servable:
-    """Raises what TensorFlow raises when `path` holds no SavedModel that it can load."""
+    """Raises what TensorFlow raises when `path` holds no SavedModel that it can load.
 
-    def __init__(self, path: Path):
+    `batching` is how its calls are to be merged; None: each runs by itself.
+    """
+
+    def __init__(self, path: Path, batching: BatchingParameters | None = None):
         options = tf.compat.v1.ConfigProto()
         options.gpu_options.allow_growth = True  # several models, and perhaps a training run, share one GPU
-        self._graph = tf.Graph()
-        with self._graph.as_default():
-            self._session = tf.compat.v1.Session(graph=self._graph, config=options)
+        graph = tf.Graph()
+        with graph.as_default():
+            self._session = tf.compat.v1.Session(graph=graph, config=options)
             loaded = tf.compat.v1.saved_model.load(self._session, [tf.saved_model.SERVING], str(path))
         self._session._extend_graph()
-        self._graph.finalize()
+        graph.finalize()
+        self._tensors = _Tensors(graph)
         self.signatures = dict(loaded.signature_def)
+        self._aliases = {
+            info.name: alias for signature in self.signatures.values() for alias, info in signature.outputs.items()
+        }
+        self.batching = batching
+        self.micros: dict[tuple[str, ...], float] = {}  # by fetches: what a run took lately, on average
 
     def run(
-        self, feeds: Mapping[str, np.ndarray], fetches: Iterable[str], timeout_ms: int | None = None
+        self, feeds: Mapping[str, np.ndarray], fetches: tuple[str, ...], timeout_ms: int | None = None
     ) -> list[np.ndarray]:
         """The values of the tensors `fetches`. Raises RequestError with TensorFlow's code and message."""
         options = None
         if timeout_ms is not None:
             serialized = tf.compat.v1.RunOptions(timeout_in_ms=max(1, timeout_ms)).SerializeToString()
             options = pywrap_tf_session.TF_NewBufferFromString(serialized)
-        fed = {self._tensor(name): array for name, array in feeds.items()}
+        tensors = self._tensors
+        fed = {tensors[name]: array for name, array in feeds.items()}
+        began = time.perf_counter()
         try:
-            values = self._session._call_tf_sessionrun(options, fed, [self._tensor(name) for name in fetches], [], None)
+            values = self._session._call_tf_sessionrun(options, fed, [tensors[name] for name in fetches], [], None)
         except tf.errors.OpError as error:
-            raise RequestError(Code(error.error_code), error.message) from None
+            raise RequestError(Code(error.error_code), error.message, private=True) from None
         finally:
             if options is not None:
                 pywrap_tf_session.TF_DeleteBuffer(options)
+            micros = (time.perf_counter() - began) * 1e6
+            before = self.micros.get(fetches, micros)
+            self.micros[fetches] = before + (micros - before) / 8
         return [_as_array(value) for value in values]
+
+    def named(self, fetches: tuple[str, ...], values: list[np.ndarray]) -> dict[str, np.ndarray]:
+        """The values of `fetches` by the names that signatures give them."""
+        return {self._aliases.get(name, name): value for name, value in zip(fetches, values, strict=True)}
 
     def close(self) -> None:
         self._session.close()
 
-    def _tensor(self, name: str):
-        return self._graph.get_tensor_by_name(name)._as_tf_output()
+
+class _Tensors(dict):
+    """What the session takes for a tensor, by its name."""
+
+    def __init__(self, graph: tf.Graph):
+        super().__init__()
+        self._graph = graph
+
+    def __missing__(self, name: str) -> Any:
+        self[name] = tensor = self._graph.get_tensor_by_name(name)._as_tf_output()
+        return tensor
 
 
 def _as_array(value) -> np.ndarray:

@@ -15,6 +15,7 @@ from tensorflow_serving.apis import prediction_log_pb2
 from serving.server import classification, metrics, multi_inference, predict, regression
 from serving.server.call import Call
 from serving.server.errors import Code, RequestError, invalid
+from serving.server.merging import run_alone
 from serving.server.servable import Servable
 
 PATH = Path("assets.extra", "tf_serving_warmup_requests")
@@ -63,7 +64,7 @@ def _replay(servable: Servable, log: prediction_log_pb2.PredictionLog) -> None:
         number = log.DESCRIPTOR.fields_by_name[kind].number
         raise RequestError(Code.UNIMPLEMENTED, f"Unsupported log_type for warmup: {number}")
     call = _READERS[kind](servable, getattr(log, kind).request)
-    call.write(servable.run(call.feeds, call.fetches))
+    call.write(run_alone(servable, call))
 
 
 _READERS: dict[str, Callable[[Servable, Any], Call]] = {

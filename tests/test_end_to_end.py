@@ -1,6 +1,7 @@
 """The whole flow on a tiny slice of each task: source, records, run, export, gate, push, server, client."""
 
 import dataclasses
+import json
 import socket
 import subprocess
 import sys
@@ -12,8 +13,9 @@ import pytest
 import tensorflow as tf
 
 from pipeline import manifest, runs
-from pipeline.config import Config, Gate, Optimizer
+from pipeline.config import Config, Gate, Optimizer, Push
 from pipeline.errors import REFUSED, Refused
+from pipeline.release.audit import audit
 from pipeline.run import run
 from pipeline.sources.source import Shard
 from serving.client import Client, ServingError
@@ -45,7 +47,8 @@ def config_of(task: str, root: Path, **changes) -> Config:
     if task != "recommendation":
         gate = Gate(at_least={"accuracy": 0.9}, tolerance={"accuracy": 0.05}, min_examples=20)
     data = dataclasses.replace(config.data, max_bad_fraction=0.05, validation_fraction=0.25)
-    return dataclasses.replace(config, gate=gate, data=data, **changes)
+    push = Push(validate=task == "sentiment")  # a boot takes seconds: one of the three is enough
+    return dataclasses.replace(config, gate=gate, data=data, push=push, **changes)
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +79,17 @@ def test_the_same_command_again_changes_nothing(pushed, root):
     assert before == {p: p.read_bytes() for p in (root / "exports").rglob("*") if p.is_file()}
 
 
+def test_the_chain_from_each_live_version_to_its_data_is_whole(pushed, root):
+    for task in tiny.TASKS:
+        assert [link.text for link in audit(root / "exports" / task) if link.broken] == []
+
+
+def test_the_server_was_booted_on_the_export_before_it_was_pushed(pushed, root):
+    found = json.loads((runs.existing_run(config_of("sentiment", root)) / "validation.json").read_text())
+    assert "serving_default" in found["signatures"]
+    assert set(found["p99_ms"]) == {"rest", "grpc"}
+
+
 def test_a_candidate_that_learned_nothing_is_refused_with_metric_old_and_new_and_nothing_is_pushed(pushed, root):
     bad = config_of("image", root, optimizer=Optimizer(name="sgd", learning_rate=1e-12))
     bad = dataclasses.replace(bad, run=dataclasses.replace(bad.run, name="bad"))
@@ -83,7 +97,7 @@ def test_a_candidate_that_learned_nothing_is_refused_with_metric_old_and_new_and
         run(bad, "tiny", Literal("image"))
     assert raised.value.code == REFUSED
     assert "\n" not in str(raised.value)
-    assert [p.name for p in (root / "exports" / "image").iterdir() if not p.name.startswith(".")] == ["1"]
+    assert [p.name for p in (root / "exports" / "image").iterdir() if p.name.isdigit()] == ["1"]
     assert (runs.existing_run(bad) / "report.html").is_file()
 
 

@@ -156,7 +156,12 @@ def _difference(found: np.ndarray, expected: np.ndarray) -> str:
         return ""
     place = tuple(int(i) for i in np.argwhere(~same)[0])
     where = f"row {place[0]}" if place else "the value"
-    return f"{where} is {found[place]!r} instead of {expected[place]!r} ({np.count_nonzero(~same)} values differ)"
+    values = f"{_shown(found[place])} instead of {_shown(expected[place])}"
+    return f"{where} is {values} ({np.count_nonzero(~same)} values differ)"
+
+
+def _shown(value: Any) -> str:
+    return repr(value)[:80] if isinstance(value, bytes | str) else str(value)
 
 
 def _latency(client: Client, model: str, question: Question) -> tuple[float, float]:

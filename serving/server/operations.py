@@ -143,8 +143,26 @@ def _check_text_files(graph: meta_graph_pb2.MetaGraphDef, bodies: Bodies) -> Non
         node = next((node for node in bodies[function] if node.name == source), None)
         if node is not None and node.op == "Identity":
             waiting.append((function, _node_name(node.input[0]), where))
+        elif node is not None and node.op == "ReadVariableOp" and not function:
+            waiting += [("", source, where) for source in _assigned(node, bodies)]
         elif function or source not in assets:
             raise _denied(f"operation InitializeTableFromTextFile ({where}) reads a file that is no asset")
+
+
+def _assigned(read: node_def_pb2.NodeDef, bodies: Bodies) -> Iterator[str]:
+    """What the variable is assigned that a node of the main graph reads; something unnamed when that is not certain."""
+    handles = [node for node in bodies[""] if node.op == "VarHandleOp"]
+    shared = {node.attr["shared_name"].s for node in handles if node.name == _node_name(read.input[0])}
+    names = {node.name for node in handles if node.attr["shared_name"].s in shared}
+    for function, nodes in bodies.items():
+        for node in nodes:
+            if function and node.op == "VarHandleOp" and node.attr["shared_name"].s in shared:
+                yield ""
+            if not function and names & set(map(_node_name, node.input)):
+                if node.op == "AssignVariableOp":
+                    yield _node_name(node.input[1])
+                elif node.op not in ("ReadVariableOp", "VarIsInitializedOp"):
+                    yield ""
 
 
 def _denied(what: str) -> RequestError:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from tensorflow.core.framework import tensor_pb2
 
@@ -61,8 +61,9 @@ def any_proto(draw) -> tensor_pb2.TensorProto:
     kind = draw(st.sampled_from(list(BY_NUMBER.values())))
     proto = tensor_pb2.TensorProto(dtype=kind.number)
     proto.tensor_shape.unknown_rank = draw(st.integers(0, 20)) == 0
-    sizes = st.sampled_from([0, 1, 1, 2, 2, 3, -1, 2**62])
-    for size in draw(st.lists(sizes, max_size=4)):
+    sizes = draw(st.lists(st.sampled_from([0, 1, 1, 2, 2, 3, -1, 2**40]), max_size=4))
+    assume(sizes.count(2**40) < 2)  # numpy has no array [0, 2**40, 2**40]
+    for size in sizes:
         proto.tensor_shape.dim.add().size = size
     field = draw(st.sampled_from([kind.field, kind.field, kind.field, *FIELDS]))
     getattr(proto, field).extend(draw(st.lists(FIELDS[field], max_size=5)))

@@ -48,6 +48,10 @@ def in_function(x):
     return tf.cond(tf.size(x) > 0, lambda: tf.io.read_file(x[0]), lambda: tf.constant(b""))
 
 
+def cardinality(dataset):
+    return tf.strings.as_string(tf.raw_ops.DatasetCardinality(input_dataset=dataset))
+
+
 EVIL = {
     "PyFunc": lambda x: tf.numpy_function(lambda v: v, [x], tf.string),
     "EagerPyFunc": lambda x: tf.py_function(lambda v: v, [x], tf.string),
@@ -61,7 +65,9 @@ EVIL = {
         prefix=x[0], tensor_names=["x"], shape_and_slices=[""], dtypes=[tf.string]
     )[0],
     "PrintV2": lambda x: [tf.print(x, output_stream="file:///tmp/planted"), x][1],
-    "TextLineDataset": lambda x: tf.data.TextLineDataset(x).reduce(b"", lambda a, b: a + b),
+    "TextLineDataset": lambda x: cardinality(
+        tf.raw_ops.TextLineDataset(filenames=x, compression_type="", buffer_size=1)
+    ),
     "DecodeProtoV2": lambda x: tf.io.decode_proto(x, "m", ["f"], [tf.string], descriptor_source="/etc/d").values[0],
     "Where": in_function,
 }
@@ -106,13 +112,41 @@ def test_the_models_of_the_other_tests_pass(saved_models):
         scan(saved_models / version)
 
 
-def test_a_table_is_filled_from_an_asset_and_from_no_other_file(saved_models, tmp_path):
-    def point_elsewhere(model):
-        del model.meta_graphs[0].asset_file_def[:]  # then the graph's own path would be read
+def no_asset(graph):
+    del graph.asset_file_def[:]  # then the graph's own path would be read
 
-    assert "reads a file that is no asset" in refusal(
-        changed(saved_models / "texts/7", tmp_path / "1", point_elsewhere)
-    )
+
+def other_source(graph):
+    (assign,) = [node for node in graph.graph_def.node if node.op == "AssignVariableOp"]
+    assign.input[1] = graph.graph_def.node.add(name="elsewhere", op="Const").name
+
+
+def other_name_of_the_variable(graph):
+    (handle,) = [node for node in graph.graph_def.node if node.op == "VarHandleOp"]
+    alias = graph.graph_def.node.add()
+    alias.CopyFrom(handle)
+    alias.name = "alias"
+    graph.graph_def.node.add(name="elsewhere", op="Const")
+    graph.graph_def.node.add(name="again", op="AssignVariableOp", input=["alias", "elsewhere"])
+
+
+def alias_in_a_function(graph):
+    (handle,) = [node for node in graph.graph_def.node if node.op == "VarHandleOp"]
+    graph.graph_def.library.function[0].node_def.add().CopyFrom(handle)
+
+
+def handle_given_away(graph):
+    (handle,) = [node for node in graph.graph_def.node if node.op == "VarHandleOp"]
+    graph.graph_def.node.add(name="given", op="Identity", input=[handle.name])
+
+
+HARMS = [no_asset, other_source, other_name_of_the_variable, alias_in_a_function, handle_given_away]
+
+
+@pytest.mark.parametrize("harm", HARMS, ids=lambda harm: harm.__name__)
+def test_a_table_is_filled_from_an_asset_and_from_no_other_file(saved_models, tmp_path, harm):
+    version = changed(saved_models / "texts/7", tmp_path / "1", lambda model: harm(model.meta_graphs[0]))
+    assert "reads a file that is no asset" in refusal(version)
 
 
 @pytest.mark.parametrize("name", ["../../../etc/passwd", "/etc/passwd", "a/b", "..", "a\\b", ""])
@@ -198,7 +232,7 @@ def test_the_hardened_profile_listens_to_a_network_only_with_a_token(changes, al
     if allowed:
         check_exposure(flags)
         return
-    with pytest.raises(ConfigError, match="give --token_file, or --bind=127.0.0.1"):
+    with pytest.raises(ConfigError, match=r"give --token_file, or --bind=127\.0\.0\.1"):
         check_exposure(flags)
 
 
@@ -227,7 +261,7 @@ def test_no_server_starts_with_an_empty_token_or_key(tmp_path, content):
     file = tmp_path / "secret"
     if content is not None:
         file.write_text(content)
-    with pytest.raises(ConfigError, match="--token_file .* holds no token"):
+    with pytest.raises(ConfigError, match=r"--token_file .* holds no token"):
         Token(file)
     with pytest.raises(ConfigError, match="--manifest_key_file"):
         manifest_key(file)

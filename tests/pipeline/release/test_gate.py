@@ -8,12 +8,14 @@ import pytest
 import tensorflow as tf
 
 from models.options import Sentiment
-from pipeline import manifest, records
-from pipeline.config import Config, Gate, Run
-from pipeline.errors import Corrupt, UserError
+from pipeline import manifest, records, stages
+from pipeline.config import Config, Gate, Push, Run, to_json
+from pipeline.errors import REFUSED, Corrupt, Refused, UserError
 from pipeline.release import gate as gate_module
+from pipeline.release import live
 from pipeline.release.evaluate import evaluate_export, write
 from pipeline.release.gate import gate
+from pipeline.release.live import Live
 from pipeline.release.push import push
 
 ROWS = 400
@@ -101,7 +103,7 @@ def release(export_dir, records_dir, config):
 
 def pushed(config) -> list[str]:
     root = config.exports_root
-    return sorted(path.name for path in root.iterdir()) if root.exists() else []
+    return sorted(path.name for path in root.iterdir() if path.name.isdigit()) if root.exists() else []
 
 
 POISON = {
@@ -126,6 +128,41 @@ def test_a_poisoned_candidate_is_refused_by_name_and_the_live_model_stays(fault,
     assert decision.champion == 1
     assert pushed(config) == ["1"]
     assert manifest.verify(champion) == before
+
+
+def run_of(config: Config, export_dir, records_dir):
+    """What `minibatch gate` and `push` find: a run of these settings with its export."""
+    run_dir = config.runs_root / "0001"
+    run_dir.mkdir(parents=True)
+    described = {"preset": "p", "config": to_json(config), "records": str(records_dir), "fingerprint": {}}
+    (run_dir / "config.json").write_text(json.dumps(described))
+    export_dir.rename(run_dir / "export")
+    return run_dir
+
+
+@pytest.mark.parametrize(("fault", "named"), POISON.items(), ids=POISON)
+def test_the_commands_end_with_exit_code_3_and_one_line_that_names_the_fault(fault, named, made, config, tmp_path):
+    records_dir, good = made
+    push(good, config.exports_root, {})
+    run_of(config, export(tmp_path / "candidate", fault), records_dir)
+    for stage, said in ((stages.gate, named), (stages.push, "was refused by the gate")):
+        with pytest.raises(Refused) as raised:
+            stage("p", config)
+        assert raised.value.code == REFUSED
+        assert said in str(raised.value)
+        assert "\n" not in str(raised.value)
+    assert pushed(config) == ["1"]
+
+
+def test_the_commands_push_what_is_good_and_it_is_live(made, config, tmp_path, capsys):
+    records_dir, good = made
+    push(good, config.exports_root, {})
+    run_of(config, export(tmp_path / "candidate"), records_dir)
+    config = dataclasses.replace(config, push=Push(validate=False, percent=10))
+    stages.gate("p", config)
+    stages.push("p", config)
+    assert capsys.readouterr().out.splitlines()[-1] == str(config.exports_root / "2")
+    assert live.read(config.exports_root) == Live(1, None, 2, 10)
 
 
 def test_a_candidate_that_is_ten_times_slower_is_refused(made, config, monkeypatch):

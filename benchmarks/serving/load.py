@@ -1,5 +1,6 @@
 """Load from a second process on the other core: wrk for REST, h2load for gRPC, and what the server spent meanwhile."""
 
+import contextlib
 import json
 import re
 import resource
@@ -8,7 +9,7 @@ import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,8 +48,13 @@ def judged(verdict: str, *loads: Load) -> str:
     failed = sum(load.failed for load in loads)
     if failed or any(load.spent.client > SATURATED for load in loads):
         return f"void: {failed} failed" if failed else "void: client saturated"
-    others = max(load.spent.others for load in loads)
-    return verdict + (f", others took {others:.0%} of a core" if others > DISTURBED else "")
+    return verdict + disturbed(*(load.spent for load in loads))
+
+
+def disturbed(*spent: Spent) -> str:
+    """A note that others ran on the two cores; empty when they hardly did."""
+    others = max(one.others for one in spent)
+    return f", others took {others:.0%} of a core" if others > DISTURBED else ""
 
 
 def missing_tools() -> list[str]:
@@ -104,19 +110,26 @@ def median(loads: Sequence[Load]) -> Load:
 
 
 def _run(server: Process, command: list[str]) -> tuple[str, Spent]:
+    with metered(server) as spent:
+        pinned = ["taskset", "-c", str(LOAD_CORE), *command]
+        text = subprocess.run(pinned, capture_output=True, text=True, check=True).stdout
+    return text, spent()
+
+
+@contextlib.contextmanager
+def metered(server: Process) -> Iterator[Callable[[], Spent]]:
+    """Gives what the server, the processes started and ended here, and others spent while the block ran."""
     cores = {SERVER_CORE, LOAD_CORE}
-    pinned = ["taskset", "-c", str(LOAD_CORE), *command]
-    spent, client, busy = server.cpu_seconds(), children_seconds(), {core: busy_seconds(core) for core in cores}
-    start = time.perf_counter()
-    text = subprocess.run(pinned, capture_output=True, text=True, check=True).stdout
-    wall, spent, client = time.perf_counter() - start, server.cpu_seconds() - spent, children_seconds() - client
-    mine = {SERVER_CORE: spent} | {LOAD_CORE: client + (spent if len(cores) == 1 else 0)}
+    ours, client, busy = server.cpu_seconds(), _children_seconds(), {core: busy_seconds(core) for core in cores}
+    start, ended = time.perf_counter(), []
+    yield lambda: ended[0]
+    wall, ours, client = time.perf_counter() - start, server.cpu_seconds() - ours, _children_seconds() - client
+    mine = {SERVER_CORE: ours} | {LOAD_CORE: client + (ours if len(cores) == 1 else 0)}
     others = max(busy_seconds(core) - busy[core] - mine[core] for core in cores)
-    return text, Spent(wall, spent / wall, client / wall, max(0.0, others / wall))
+    ended.append(Spent(wall, ours / wall, client / wall, max(0.0, others / wall)))
 
 
-def children_seconds() -> float:
-    """User and system time of the processes that were started here and have ended."""
+def _children_seconds() -> float:
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
 

@@ -14,7 +14,8 @@ OURS = ("tensorflow", "uvicorn", "uvloop", "httptools", "grpcio")
 def heading(title: str) -> None:
     """The title, and the conditions of this run. Exits with a line on what is missing when the load tools are."""
     if absent := load.missing_tools():
-        raise SystemExit(f"skipped: install the Debian package(s) {' '.join(absent)} for the load")
+        print(f"\n## {title}\n\nskipped: the load needs the Debian package(s) {' '.join(absent)}")
+        raise SystemExit
     versions = ", ".join(f"{name} {version(name)}" for name in OURS)
     print(f"\n## {title}\n\nPython {platform.python_version()}, {versions}; {_processor()}; ", end="")
     print(f"server on core {SERVER_CORE}, load on core {LOAD_CORE}, load average {_load_average()} at the start.\n")

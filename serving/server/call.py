@@ -14,3 +14,4 @@ class Call(NamedTuple):
     feeds: Mapping[str, np.ndarray]  # by tensor name, such as "serving_default_x:0"
     fetches: tuple[str, ...]  # tensor names
     write: Callable[[list[np.ndarray]], Any]  # values in the order of `fetches` to the answer; raises RequestError
+    api: str = "Predict"  # as the metrics name it; "" is not timed

@@ -39,7 +39,7 @@ def read(
     signature = found(servable, request.model_spec.signature_name)
     fed, fetches = prepare(signature, checks)
     examples = serialized(request.input)
-    return Call({fed: examples}, fetches, lambda values: answer(*results(signature, len(examples), values)))
+    return Call({fed: examples}, fetches, lambda values: answer(*results(signature, len(examples), values)), "Classify")
 
 
 def prepare(signature: Any, checks: bool) -> tuple[str, tuple[str, ...]]:

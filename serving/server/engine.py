@@ -88,7 +88,10 @@ class Engine:
                 small = caller.size <= LARGE_BYTES
                 call = read(servable) if small else await self.aside(partial(read, servable))
                 self.policy.limits.check_call(call)
+                ran = time.monotonic()
                 values = await self._run(servable, call, spec.name, deadline)
+                if call.api:
+                    metrics.ran(spec.name, call.api, (time.monotonic() - ran) * 1e6)
                 metrics.outputs(spec.name, number, servable.named(call.fetches, values))
                 written = call.write(values) if _is_small(values) else await self.aside(partial(call.write, values))
             status = Code.OK

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from tensorflow_serving.apis import inference_pb2, model_pb2
 
-from serving.server import classification, regression
+from serving.server import classification, metrics, regression
 from serving.server.call import Call
 from serving.server.errors import Code, RequestError, invalid
 from serving.server.examples import serialized
@@ -40,11 +40,12 @@ def read(servable: Servable, request: inference_pb2.MultiInferenceRequest, check
         plans[name] = _plan(task.method_name, servable.signatures[name], checks)
     examples = serialized(request.input)
     fetches = tuple(sorted({name for plan in plans.values() for name in plan.fetches}))
-    return Call(
-        {plan.fed: examples for plan in plans.values()},
-        fetches,
-        lambda values: _write(plans.values(), len(examples), dict(zip(fetches, values, strict=True))),
-    )
+
+    def write(values: list[np.ndarray]) -> inference_pb2.MultiInferenceResponse:
+        metrics.examples(request.tasks[0].model_spec.name, len(examples))
+        return _write(plans.values(), len(examples), dict(zip(fetches, values, strict=True)))
+
+    return Call({plan.fed: examples for plan in plans.values()}, fetches, write, "")
 
 
 def _plan(method: str, signature: Any, checks: bool) -> _Plan:

@@ -34,7 +34,7 @@ def read(
     signature = found(servable, request.model_spec.signature_name)
     fed, fetches = prepare(signature, checks)
     examples = serialized(request.input)
-    return Call({fed: examples}, fetches, lambda values: answer(results(len(examples), values[0])))
+    return Call({fed: examples}, fetches, lambda values: answer(results(len(examples), values[0])), "Regress")
 
 
 def prepare(signature: Any, checks: bool) -> tuple[str, tuple[str, ...]]:

@@ -1,6 +1,7 @@
-# docker build --target train|serve|tfserving .
+# docker build --target train|serve|operate|tfserving .
 # train      the whole pipeline without a server: mkdir -p work; docker run --user $(id -u) -v $PWD/work:/srv/work IMAGE run digits-sample
 # serve      the embedded server: docker run -p 8500:8500 -p 8501:8501 -v $PWD/exports:/models IMAGE
+# operate    canary, promote, rollback, status, and the models.config that TF Serving follows: no TensorFlow inside
 # tfserving  TensorFlow's own server with the same models, ports and flags
 
 FROM python:3.11-slim AS base
@@ -29,6 +30,13 @@ EXPOSE 8500 8501
 # exec form and no shell: the server itself is process 1 and gets the stop signal
 ENTRYPOINT ["python", "-m", "serving.server"]
 CMD ["--bind=0.0.0.0", "--port=8500", "--rest_api_port=8501", "--serving_root=/models"]
+
+FROM base AS operate
+RUN pip install -c constraints.txt ".[client]"
+USER minibatch
+WORKDIR /srv/work
+ENTRYPOINT ["minibatch"]
+CMD ["--help"]
 
 # 2.20 is the newest image; it reads what TensorFlow 2.21 exports as long as no op is newer than 2.20.
 FROM tensorflow/serving:2.20.0 AS tfserving

@@ -62,8 +62,8 @@ def sent(path: str) -> bool:
     return kept
 
 
-def test_the_targets_are_train_serve_and_tfserving():
-    assert set(STAGES) - {"base"} == {"train", "serve", "tfserving"}
+def test_the_targets_are_train_serve_operate_and_tfserving():
+    assert set(STAGES) - {"base"} == {"train", "serve", "operate", "tfserving"}
 
 
 def test_every_copied_path_exists_and_is_sent_to_the_build():
@@ -87,7 +87,7 @@ def test_every_package_is_copied_into_the_images_that_install_the_project():
     } <= copied
 
 
-@pytest.mark.parametrize("stage", ["train", "serve"])
+@pytest.mark.parametrize("stage", ["train", "serve", "operate"])
 def test_images_install_with_the_pins_and_extras_of_make(stage):
     (install,) = [rest for word, rest in STAGES[stage] if word == "RUN" and "pip install" in rest]
     pins, extras = re.fullmatch(r'pip install (-c \S+) "\.\[([a-z,]+)\]"', install).groups()
@@ -108,8 +108,14 @@ def defines(module: str, function: str) -> bool:
     return any(isinstance(node, ast.FunctionDef) and node.name == function for node in ast.parse(file.read_text()).body)
 
 
-def test_the_training_entry_point_is_the_console_script():
-    assert command("train")[0] in PROJECT["scripts"]
+@pytest.mark.parametrize("stage", ["train", "operate"])
+def test_the_entry_point_is_the_console_script(stage):
+    assert command(stage)[0] in PROJECT["scripts"]
+
+
+def test_the_operator_s_image_brings_no_tensorflow():
+    assert re.search(r"\.\[client\]", dict(STAGES["operate"])["RUN"])
+    assert not any("tensorflow" in line for line in PROJECT["optional-dependencies"]["client"])
 
 
 def test_every_console_script_names_a_function_that_exists():
@@ -143,7 +149,7 @@ def test_both_servers_listen_on_the_ports_they_expose(stage):
     assert set(dict(STAGES[stage])["EXPOSE"].split()) == ports == {"8500", "8501"}
 
 
-@pytest.mark.parametrize("stage", ["train", "serve"])
+@pytest.mark.parametrize("stage", ["train", "serve", "operate"])
 def test_our_images_do_not_run_as_root(stage):
     assert dict(STAGES[stage])["USER"] == "minibatch"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 
-from serving.server.config import _read_config_file
+from serving.server.config import read_config_file
 
 SETTINGS = Path(__file__).parents[2] / "serving" / "tfserving"
 
@@ -18,7 +18,7 @@ def test_the_models_are_the_three_samples_under_models():
 
 
 def test_the_embedded_server_reads_the_same_file():
-    configs = _read_config_file(SETTINGS / "models.config")
+    configs = read_config_file(SETTINGS / "models.config")
     assert [(c.name, c.policy.latest) for c in configs] == [("digits", 1), ("reviews", 1), ("ratings", 1)]
 
 

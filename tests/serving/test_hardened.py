@@ -303,6 +303,20 @@ def test_made_up_names_are_one_series(hardened):
     assert hardened.counted(":tensorflow:serving:request_count", model_name="other", status="NOT_FOUND") >= 30
 
 
+def test_grpc_counts_predictions_and_nothing_else(hardened, channel):
+    name, labels = ":tensorflow:serving:request_count", {"model_name": "pair"}
+    stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+    before = [hardened.counted(name, status=status, **labels) for status in ("OK", "INVALID_ARGUMENT")]
+    stub.Predict(half([1]), timeout=30, metadata=[("authorization", f"Bearer {TOKEN}")])
+    refused(stub.Predict, half(np.zeros(101)))
+    status = get_model_status_pb2.GetModelStatusRequest()
+    status.model_spec.name = "pair"
+    models = model_service_pb2_grpc.ModelServiceStub(channel)
+    models.GetModelStatus(status, timeout=30, metadata=[("authorization", f"Bearer {TOKEN}")])
+    after = [hardened.counted(name, status=status, **labels) for status in ("OK", "INVALID_ARGUMENT")]
+    assert after == [before[0] + 1, before[1] + 1]
+
+
 NAMES = [
     "..", "../pair", "..%2Fpair", "%2e%2e", "%2e%2e%2fpair", "..%252f..%252fetc%252fpasswd", "%00", "pair%00",
     "pair%00x", "pair%2f1", "pair%5c1", "..%5c..%5cpair", "%2fetc%2fpasswd", "%2Fproc%2Fself%2Fenviron", "~", "~root",

@@ -122,5 +122,48 @@ def test_a_version_that_was_unloaded_leaves_no_series_and_the_model_keeps_its_ow
     assert sample(":tensorflow:serving:request_count", model_name="half", status="OK") == 1
 
 
+def test_rest_counts_every_request_and_times_those_that_succeed(rest):
+    half = b'{"signature_name": "half", "instances": [1, 3]}'
+    for method, path, body in [
+        ("POST", "/v1/models/pair:predict", half),
+        ("POST", "/v1/models/pair:predict", b"{"),
+        ("GET", "/v1/models/pair", b""),
+        ("GET", "/v1/models/pair/metadata", b""),
+        ("GET", "/v1/models/nobody", b""),
+        ("GET", "/v1/models", b""),
+        ("PUT", "/v1/models/pair", b""),
+        ("OPTIONS", "/v1/models/pair", b""),
+        ("GET", "/elsewhere", b""),
+    ]:
+        rest.call(method, path, body)
+    counts = [line for line in metrics.text().splitlines() if line.startswith(":tensorflow:serving:request_count{")]
+    assert sorted(counts) == [
+        ':tensorflow:serving:request_count{model_name="",status="FAILED_PRECONDITION"} 1',
+        ':tensorflow:serving:request_count{model_name="",status="INVALID_ARGUMENT"} 2',
+        ':tensorflow:serving:request_count{model_name="nobody",status="NOT_FOUND"} 1',
+        ':tensorflow:serving:request_count{model_name="pair",status="INVALID_ARGUMENT"} 1',
+        ':tensorflow:serving:request_count{model_name="pair",status="OK"} 3',
+    ]
+    timed = {"model_name": "pair", "entrypoint": "REST"}
+    assert sample(":tensorflow:serving:request_latency_count", API="predict", **timed) == 1
+    assert sample(":tensorflow:serving:request_latency_count", API="", **timed) == 2
+
+
+def test_what_a_version_answered_is_counted_for_that_version(rest):
+    rest.post("/v1/models/pair:predict", '{"signature_name": "half", "instances": [1, 3]}')
+    rest.post("/v1/models/pair:predict", '{"signature_name": "half", "instances": ["a"]}')
+    rest.post("/v1/models/pair/versions/9:predict", '{"signature_name": "half", "instances": [1]}')
+    rest.post("/v1/models/examples:classify", '{"examples": [{"x": 1.0}]}')
+    version = {"model_name": "pair", "version": "2"}
+    assert sample(":minibatch:serving:requests", status="OK", **version) == 1
+    assert sample(":minibatch:serving:requests", status="INVALID_ARGUMENT", **version) == 1
+    assert sample(":minibatch:serving:latency_count", **version) == 2
+    assert sample(":minibatch:serving:output_count", output="half/y", **version) == 2
+    assert sample(":minibatch:serving:output_sum", output="half/y", **version) == 6
+    assert sample(":minibatch:serving:output_sum_squares", output="half/y", **version) == 2.5**2 + 3.5**2
+    for model, api in [("pair", "Predict"), ("examples", "Classify")]:
+        assert sample(":tensorflow:serving:runtime_latency_count", model_name=model, API=api, runtime="TF1") == 1
+
+
 def test_buckets_grow_by_their_factor():
     assert exposition.exponential(1, 2, 4) == (1, 2, 4, 8)

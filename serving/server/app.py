@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import uvicorn
 
-from serving.server import admin, batching_parameters, metrics, rest, rpc
+from serving.server import admin, batching_parameters, memory, metrics, rest, rpc
 from serving.server.access import check_exposure, rest_tls, rpc_tls, token_of
 from serving.server.batching_parameters import BatchingParameters
 from serving.server.config import ConfigError, ModelConfig
@@ -53,8 +53,13 @@ async def serve(
         max(_START_LOADS, flags.num_load_threads) + max(1, flags.num_unload_threads), "load"
     )
     batching = _batching(flags)
+    memory.settle()
     models = Models(
-        Loader(flags, batching), threads.submit, flags.max_num_load_retries, flags.load_retry_interval_micros / 1e6
+        Loader(flags, batching),
+        threads.submit,
+        flags.max_num_load_retries,
+        flags.load_retry_interval_micros / 1e6,
+        after_unload=memory.give_back,
     )
     check_exposure(flags)
     token, pages = token_of(flags), Pages(models, flags)

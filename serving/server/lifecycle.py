@@ -107,10 +107,11 @@ class Models(Generic[Loaded]):
         retry_seconds: float = 60,
         loads: int = 1,
         clock: Callable[[], float] = time.monotonic,
+        after_unload: Callable[[], None] = lambda: None,
     ):
         self.stirred = threading.Event()  # something changed that may make an action possible
         self.loads = loads
-        self._load, self._spawn, self._clock = load, spawn, clock
+        self._load, self._spawn, self._clock, self._after_unload = load, spawn, clock, after_unload
         self._retries, self._retry_seconds = retries, retry_seconds
         self._lock = threading.Lock()
         self._versions: dict[str, dict[int, Version[Loaded]]] = {}
@@ -304,6 +305,8 @@ class Models(Generic[Loaded]):
                     self._available.setdefault(name, {})[number] = version
             if unwanted:
                 servable.close()
+                del servable
+                self._after_unload()
                 with self._lock:
                     version.state = State.END
                     version.error = RequestError(Code.CANCELLED, "Loading of servable cancelled")
@@ -332,6 +335,7 @@ class Models(Generic[Loaded]):
         except Exception:
             log.exception("%s/%d could not be closed", name, number)
         del servable
+        self._after_unload()
         metrics.forget(name, number)
         with self._lock:
             version.busy, version.state = False, State.END

@@ -12,6 +12,7 @@ from serving.server.errors import Code, RequestError
 from serving.server.flags import Flags
 from serving.server.integrity import verify
 from serving.server.servable import Servable
+from serving.server.session import session_config
 from serving.server.warmup import warm_up
 
 
@@ -20,6 +21,7 @@ class Loader:
 
     def __init__(self, flags: Flags, batching: BatchingParameters):
         self._flags, self._batching = flags, batching
+        self._options, self._tags = session_config(flags), flags.saved_model_tags.split(",")
         self._key = manifest_key(flags.manifest_key_file)
 
     def __call__(self, version: Path) -> Servable:
@@ -30,7 +32,7 @@ class Loader:
             operations.scan(version)
         began = time.perf_counter()
         try:
-            servable = Servable(version, self._batching_of(version))
+            servable = Servable(version, self._batching_of(version), self._options, self._tags)
             metrics.loaded(str(version), (time.perf_counter() - began) * 1e6)
             try:
                 if self._flags.enable_model_warmup:

@@ -5,7 +5,7 @@ takes, and would know of no time-out.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +25,25 @@ class Servable:
     `batching` is how its calls are to be merged; None: each runs by itself.
     """
 
-    def __init__(self, path: Path, batching: BatchingParameters | None = None):
-        options = tf.compat.v1.ConfigProto()
-        options.gpu_options.allow_growth = True  # several models, and perhaps a training run, share one GPU
+    def __init__(
+        self,
+        path: Path,
+        batching: BatchingParameters | None = None,
+        options: tf.compat.v1.ConfigProto | None = None,
+        tags: Sequence[str] = (tf.saved_model.SERVING,),
+    ):
         graph = tf.Graph()
         with graph.as_default():
             self._session = tf.compat.v1.Session(graph=graph, config=options)
-            loaded = tf.compat.v1.saved_model.load(self._session, [tf.saved_model.SERVING], str(path))
+            loaded = tf.compat.v1.saved_model.load(self._session, list(tags), str(path))
         self._session._extend_graph()
         graph.finalize()
         self._tensors = _Tensors(graph)
         self.signatures = dict(loaded.signature_def)
         self._aliases = {
-            info.name: alias for signature in self.signatures.values() for alias, info in signature.outputs.items()
+            info.name: f"{name}/{alias}"
+            for name, signature in self.signatures.items()
+            for alias, info in signature.outputs.items()
         }
         self.batching = batching
         self.micros: dict[tuple[str, ...], float] = {}  # by fetches: what a run took lately, on average
@@ -66,7 +72,7 @@ class Servable:
         return [_as_array(value) for value in values]
 
     def named(self, fetches: tuple[str, ...], values: list[np.ndarray]) -> dict[str, np.ndarray]:
-        """The values of `fetches` by the names that signatures give them."""
+        """The values of `fetches` as "signature/output": two signatures may use one name for different things."""
         return {self._aliases.get(name, name): value for name, value in zip(fetches, values, strict=True)}
 
     def close(self) -> None:

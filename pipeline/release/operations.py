@@ -75,6 +75,7 @@ def _canary_options(parser: argparse.ArgumentParser) -> None:
     judged.add_argument("--address", nargs="+", metavar="HOST:PORT", help="where the servers' metrics are")
     judged.add_argument("--metrics-path", default=PATH, metavar="PATH", help=f"({PATH})")
     judged.add_argument("--max-seconds", type=_positive, default=3600, metavar="S", help="undecided: roll back (3600)")
+    judged.add_argument("--every", type=_positive, default=0.5, metavar="S", help="time between two readings (0.5)")
     judged.add_argument("--min-requests", type=int, default=limits.min_requests, metavar="N", help="(%(default)s)")
     for name, text in (
         ("max_error_increase", "largest increase of the share of failed requests"),
@@ -102,7 +103,7 @@ def _canary(given: argparse.Namespace) -> None:
             given.min_requests, given.max_error_increase, given.max_latency_ratio, given.max_shift, given.confidence
         )
         read = trial.reader(given.address, given.model, given.metrics_path)
-        print(trial.watch(root, read, limits, given.max_seconds))
+        print(trial.watch(root, read, limits, given.max_seconds, given.every))
 
 
 def _status(given: argparse.Namespace) -> None:

@@ -21,7 +21,7 @@ def watch(
     read: Callable[[], list[dict[int, Traffic]]],
     limits: Limits,
     max_seconds: float,
-    every: float = 2.0,
+    every: float = 0.5,
     now: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> str:

@@ -4,11 +4,13 @@ Works on the messages of either descriptor pool (serving.protocol's or tensorflo
 String tensors are object arrays of bytes.
 """
 
+import sys
 from dataclasses import dataclass
 from itertools import accumulate
 from math import prod
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 
@@ -30,15 +32,24 @@ _TYPES = [
     TensorType(5, "int16", np.dtype(np.int16), "int_val"),
     TensorType(6, "int8", np.dtype(np.int8), "int_val"),
     TensorType(7, "string", np.dtype(object), "string_val"),
+    TensorType(8, "complex64", np.dtype(np.complex64), "scomplex_val"),
     TensorType(9, "int64", np.dtype(np.int64), "int64_val"),
     TensorType(10, "bool", np.dtype(np.bool_), "bool_val"),
+    TensorType(14, "bfloat16", np.dtype(ml_dtypes.bfloat16), "half_val"),
     TensorType(17, "uint16", np.dtype(np.uint16), "int_val"),
+    TensorType(18, "complex128", np.dtype(np.complex128), "dcomplex_val"),
     TensorType(19, "half", np.dtype(np.float16), "half_val"),
     TensorType(22, "uint32", np.dtype(np.uint32), "uint32_val"),
     TensorType(23, "uint64", np.dtype(np.uint64), "uint64_val"),
 ]
 BY_NUMBER = {t.number: t for t in _TYPES}
 _BY_DTYPE = {t.dtype: t for t in _TYPES}
+_PARTS: dict[str, np.dtype] = {  # what the typed field has instead of the numbers: their bits, or real and imaginary part in turn
+    "bfloat16": np.dtype(np.uint16),
+    "half": np.dtype(np.uint16),
+    "complex64": np.dtype(np.float32),
+    "complex128": np.dtype(np.float64),
+}
 _MAX_RANK = 254
 # what a short message may grow to by its shape; TensorFlow allocates whatever is asked, or dies of it
 _MAX_FILLED_BYTES = 2**26
@@ -84,10 +95,9 @@ def fill(proto: Any, array: np.ndarray, packed: bool = False) -> None:
     if kind.field == "string_val":
         proto.string_val.extend(as_bytes(array))
     elif packed:
-        proto.tensor_content = array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
+        proto.tensor_content = _little_endian(array).tobytes()
     else:
-        numbers = array.view(np.uint16) if kind.name == "half" else array
-        getattr(proto, kind.field).extend(numbers.reshape(-1).tolist())
+        getattr(proto, kind.field).extend(array.ravel().view(_PARTS.get(kind.name, kind.dtype)).tolist())
 
 
 def to_numpy(proto: Any) -> np.ndarray:
@@ -111,16 +121,22 @@ def to_numpy(proto: Any) -> np.ndarray:
     if content:
         if len(content) != count * kind.dtype.itemsize:
             raise ValueError("tensor_content has another length than the shape needs")
-        return np.frombuffer(content, kind.dtype.newbyteorder("<")).astype(kind.dtype).reshape(shape)
-    if kind.name == "half":
-        return _spread(np.array(values, np.int64).astype(np.uint16), count, 0).view(np.float16).reshape(shape)
-    wide = np.int64 if kind.field == "int_val" else kind.dtype  # int_val may hold more than the type; TensorFlow wraps
-    return _spread(np.array(values, wide).astype(kind.dtype), count, 0).reshape(shape)
+        return _little_endian(np.frombuffer(content, kind.dtype)).reshape(shape).copy()
+    part = _PARTS.get(kind.name, kind.dtype)
+    wide = np.int64 if kind.field in ("int_val", "half_val") else part  # these may hold more; TensorFlow wraps
+    parts = np.array(values, wide).astype(part)
+    whole = len(parts) - len(parts) % (kind.dtype.itemsize // part.itemsize)
+    return _spread(parts[:whole].view(kind.dtype), count, 0).reshape(shape)
+
+
+def _little_endian(array: np.ndarray) -> np.ndarray:
+    return array if sys.byteorder == "little" else array.byteswap()
 
 
 def _strings(content: bytes, count: int) -> list[bytes]:
     """How TensorFlow packs texts: all lengths as varints, then all bytes. Raises ValueError."""
-    sizes, size, shift, at = [], 0, 0, 0
+    sizes: list[int] = []
+    size = shift = at = 0
     while len(sizes) < count:
         if at == len(content) or shift > 28:
             raise ValueError("tensor_content has no length for each text")

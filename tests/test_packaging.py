@@ -105,6 +105,7 @@ DISTRIBUTIONS = {
     "google_crc32c": "google-crc32c",
     "grpc": "grpcio",
     "grpc_health": "grpcio-health-checking",
+    "ml_dtypes": "ml-dtypes",
     "tensorflow_datasets": "tensorflow-datasets",
     "tensorflow_serving": "tensorflow-serving-api",
 }

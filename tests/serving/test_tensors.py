@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensorflow.core.framework import tensor_pb2
 
@@ -32,7 +32,7 @@ def test_tensorflow_reads_what_is_written_and_the_reverse(array, packed):
 
 
 @pytest.mark.parametrize("values", [[], [7], [7, 8], [7, 8, 9]])
-@pytest.mark.parametrize("type_name", ["int32", "uint8", "int64", "float", "half"])
+@pytest.mark.parametrize("type_name", ["int32", "uint8", "int64", "float", "half", "bfloat16", "complex64"])
 def test_a_typed_field_of_any_length_is_read_as_tensorflow_reads_it(type_name, values):
     kind = next(t for t in BY_NUMBER.values() if t.name == type_name)
     proto = tensor_pb2.TensorProto(dtype=kind.number)
@@ -51,6 +51,8 @@ FIELDS = {
     "uint32_val": st.integers(0, 2**32 - 1),
     "uint64_val": st.integers(0, 2**64 - 1),
     "bool_val": st.booleans(),
+    "scomplex_val": st.floats(width=32),
+    "dcomplex_val": st.floats(),
     "string_val": st.binary(max_size=3),
 }
 
@@ -61,9 +63,8 @@ def any_proto(draw) -> tensor_pb2.TensorProto:
     kind = draw(st.sampled_from(list(BY_NUMBER.values())))
     proto = tensor_pb2.TensorProto(dtype=kind.number)
     proto.tensor_shape.unknown_rank = draw(st.integers(0, 20)) == 0
-    sizes = draw(st.lists(st.sampled_from([0, 1, 1, 2, 2, 3, -1, 2**40]), max_size=4))
-    assume(sizes.count(2**40) < 2)  # numpy has no array [0, 2**40, 2**40]
-    for size in sizes:
+    # none so large that TensorFlow would wait 10 s for the memory
+    for size in draw(st.lists(st.sampled_from([0, 1, 1, 2, 2, 3, -1]), max_size=4)):
         proto.tensor_shape.dim.add().size = size
     field = draw(st.sampled_from([kind.field, kind.field, kind.field, *FIELDS]))
     getattr(proto, field).extend(draw(st.lists(FIELDS[field], max_size=5)))

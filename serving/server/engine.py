@@ -87,7 +87,9 @@ class Engine:
             with self.models.lease(spec.name, wanted, caller.request_id) as (number, servable):
                 small = caller.size <= LARGE_BYTES
                 call = read(servable) if small else await self.aside(partial(read, servable))
-                self.policy.limits.check_call(call)
+                self.policy.limits.check_call(call, servable.ranges)
+                if servable.monitor:
+                    servable.monitor.offer(spec.name, number, call.feeds)
                 ran = time.monotonic()
                 values = await self._run(servable, call, spec.name, deadline)
                 if call.api:

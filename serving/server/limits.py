@@ -2,7 +2,11 @@
 
 import re
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from serving.server.call import Call
 from serving.server.errors import Code, RequestError, invalid
@@ -14,6 +18,19 @@ _ALWAYS_INFLATED = 2**20  # a short text of few different words shrinks more tha
 _STRING = re.compile(rb'"(?:[^"\\]+|\\.)*"', re.DOTALL)
 _BRACKETS = bytes.maketrans(b"{}", b"[]")
 _REST = bytes(set(range(256)) - set(b"[]{}"))
+
+
+class Range(NamedTuple):
+    """What the values of an input may be, such as the ids that an embedding has rows for."""
+
+    name: str
+    low: float
+    high: float
+
+    def check(self, array: np.ndarray) -> None:
+        outside = array[~((array >= self.low) & (array <= self.high))]
+        if outside.size:
+            raise invalid(f"Input {self.name} holds {outside[0]}, which is not within {self.low} and {self.high}.")
 
 
 @dataclass(frozen=True)
@@ -65,9 +82,12 @@ class Limits:
             if b"[" in brackets:  # also what never closes, which the parser would refuse
                 raise invalid(f"The JSON nests deeper than {limit}.")
 
-    def check_call(self, call: Call) -> None:
-        """Raises RequestError for a call of too many rows, or with an image whose header declares too many pixels."""
-        for array in call.feeds.values():
+    def check_call(self, call: Call, ranges: Mapping[str, Range]) -> None:
+        """Raises RequestError for too many rows, for an image whose header declares too many pixels, and for a value
+        out of the `ranges` by tensor name: what CPU kernels refuse, GPU kernels may answer with zeros."""
+        for tensor, array in call.feeds.items():
+            if tensor in ranges and array.dtype.kind in "iuf":  # another type is the signature's to refuse
+                ranges[tensor].check(array)
             if self.rows and array.ndim and len(array) > self.rows:
                 raise invalid(f"The request has {len(array)} rows; {self.rows} is the most here.")
             if self.image_pixels and array.dtype == object:
@@ -76,6 +96,16 @@ class Limits:
                         raise invalid(
                             f"An image of {pixels(value)} pixels by its header; {self.image_pixels} is the most here."
                         )
+
+
+def ranges_of(described: Mapping[str, Any], signatures: Mapping[str, Any]) -> dict[str, Range]:
+    """The ranges that statistics.json declares ("low" and "high" of an input), by tensor name."""
+    return {
+        info.name: Range(alias, described[alias]["low"], described[alias]["high"])
+        for signature in signatures.values()
+        for alias, info in signature.inputs.items()
+        if {"low", "high"} <= described.get(alias, {}).keys()
+    }
 
 
 def _too_large(message: str) -> RequestError:

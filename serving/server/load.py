@@ -5,12 +5,13 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from serving.server import batching_parameters, metrics, operations
+from serving.server import batching_parameters, drift, metrics, operations
 from serving.server.access import manifest_key
 from serving.server.batching_parameters import BatchingParameters
 from serving.server.errors import Code, RequestError
 from serving.server.flags import Flags
 from serving.server.integrity import verify
+from serving.server.limits import ranges_of
 from serving.server.servable import Servable
 from serving.server.session import session_config
 from serving.server.warmup import warm_up
@@ -34,6 +35,10 @@ class Loader:
         try:
             servable = Servable(version, self._batching_of(version), self._options, self._tags)
             metrics.loaded(str(version), (time.perf_counter() - began) * 1e6)
+            if self._flags.monitor_drift:
+                servable.monitor = drift.monitor(version, servable.signatures)
+            if hardened:
+                servable.ranges = ranges_of(drift.read(version), servable.signatures)
             try:
                 if self._flags.enable_model_warmup:
                     warm_up(servable, version, max(1, self._flags.num_request_iterations_for_warmup))

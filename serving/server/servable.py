@@ -14,7 +14,9 @@ import tensorflow as tf
 from tensorflow.python.client import pywrap_tf_session  # Session.run checks shapes, which TF Serving does not
 
 from serving.server.batching_parameters import BatchingParameters
+from serving.server.drift import Monitor
 from serving.server.errors import Code, RequestError
+from serving.server.limits import Range
 
 DEFAULT_SIGNATURE = "serving_default"
 
@@ -46,6 +48,8 @@ class Servable:
             for alias, info in signature.outputs.items()
         }
         self.batching = batching
+        self.monitor: Monitor | None = None
+        self.ranges: Mapping[str, Range] = {}
         self.micros: dict[tuple[str, ...], float] = {}  # by fetches: what a run took lately, on average
 
     def run(
@@ -76,6 +80,8 @@ class Servable:
         return {self._aliases.get(name, name): value for name, value in zip(fetches, values, strict=True)}
 
     def close(self) -> None:
+        if self.monitor:
+            self.monitor.close()
         self._session.close()
 
 

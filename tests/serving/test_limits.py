@@ -4,6 +4,7 @@ import gzip
 import io
 import struct
 import zlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from PIL import Image
 from serving.server.call import Call
 from serving.server.errors import Code, RequestError
 from serving.server.images import pixels
-from serving.server.limits import Limits
+from serving.server.limits import Limits, ranges_of
 
 HARDENED = Limits(body_bytes=16 * 2**20, gzip_ratio=100, json_depth=64, rows=100, image_pixels=1_000_000)
 
@@ -78,14 +79,14 @@ def test_what_is_no_image_or_is_cut_has_no_pixels(data):
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "GIF"])
 def test_an_image_whose_header_declares_too_many_pixels_is_refused_before_it_is_decoded(format):
     with pytest.raises(RequestError, match="400000000 pixels by its header; 1000000 is the most here"):
-        HARDENED.check_call(strings(encoded(format, 8, 8), bomb(format)))
+        HARDENED.check_call(strings(encoded(format, 8, 8), bomb(format)), {})
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "GIF"])
 def test_the_images_inside_examples_are_looked_at_as_well(format):
-    HARDENED.check_call(strings(example(image_bytes=encoded(format, 8, 8), text=b"GIF89a is a format")))
+    HARDENED.check_call(strings(example(image_bytes=encoded(format, 8, 8), text=b"GIF89a is a format")), {})
     with pytest.raises(RequestError, match="400000000 pixels"):
-        HARDENED.check_call(strings(example(text=b"good", image_bytes=bomb(format))))
+        HARDENED.check_call(strings(example(text=b"good", image_bytes=bomb(format))), {})
 
 
 def test_many_false_headers_in_a_long_text_take_no_long_time():
@@ -93,9 +94,9 @@ def test_many_false_headers_in_a_long_text_take_no_long_time():
 
 
 def test_rows_are_bounded():
-    HARDENED.check_call(Call({"x:0": np.zeros(100), "s:0": np.zeros(())}, (), list))
+    HARDENED.check_call(Call({"x:0": np.zeros(100), "s:0": np.zeros(())}, (), list), {})
     with pytest.raises(RequestError, match="101 rows; 100 is the most here") as caught:
-        HARDENED.check_call(Call({"x:0": np.zeros((101, 2))}, (), list))
+        HARDENED.check_call(Call({"x:0": np.zeros((101, 2))}, (), list), {})
     assert caught.value.http == 400
 
 
@@ -137,6 +138,19 @@ def test_a_gzip_bomb_is_413_and_is_not_unpacked(size, status):
     assert found == status
 
 
+def test_a_value_out_of_the_declared_range_is_refused_before_the_graph():
+    described = {"token": {"kind": "number", "low": 0, "high": 99}, "text": {"kind": "text"}}
+    inputs = {"token": SimpleNamespace(name="t:0"), "text": SimpleNamespace(name="s:0")}
+    ranges = ranges_of(described, {"serving_default": SimpleNamespace(inputs=inputs)})
+    for passing in ([0, 99], [], [[5]]):
+        Limits().check_call(Call({"t:0": np.array(passing, np.int64)}, (), list), ranges)
+    Limits().check_call(Call({"t:0": np.array([b"x"], object), "s:0": np.array([b"x"], object)}, (), list), ranges)
+    for value in (-1, 100, 2**40, np.nan, np.inf):
+        with pytest.raises(RequestError, match=r"Input token holds .*, which is not within 0 and 99") as caught:
+            Limits().check_call(Call({"t:0": np.array([5, value])}, (), list), ranges)
+        assert caught.value.http == 400
+
+
 def test_without_limits_a_gzip_body_counts_as_tf_serving_counts_it():
     none = Limits()
     assert none.inflated(gzip.compress(b"{}"), "x-GZIP") == b"{}"
@@ -146,4 +160,4 @@ def test_without_limits_a_gzip_body_counts_as_tf_serving_counts_it():
     assert none.inflated(gzip.compress(bytes(101 * 2**20), 1), "gzip") == b""
     none.check_size(2**40)
     none.check_json(b"[" * 100_000)
-    none.check_call(strings(bomb("PNG"), *[b""] * 100_000))
+    none.check_call(strings(bomb("PNG"), *[b""] * 100_000), {})

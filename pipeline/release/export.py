@@ -10,6 +10,7 @@ from models.analysis import load
 from models.spec import spec_of
 from pipeline import checkpoints, manifest, records, runs
 from pipeline.config import Config
+from pipeline.release import statistics
 
 WARMUP_ROWS = (1, 8)  # batch sizes a server has seen before its first client comes
 
@@ -27,6 +28,7 @@ def export(run_dir: Path, records_dir: Path, config: Config) -> Path:
         tf.saved_model.save(serving, str(draft.path), signatures=dict(serving.functions))
         rows = records.load(records_dir, "val", config.task)
         _write_warmup(draft.path, serving.functions, rows, config)
+        statistics.write(draft.path / "assets.extra" / "statistics.json", rows, analysis, config.model)
         draft.facts.update(
             model=config.run.model,
             task=config.task,

@@ -1,6 +1,6 @@
 """Claim: on one connection an answer comes less than a millisecond later than the model's own computing takes.
 
-    python benchmarks/serving/latency.py [--quick] [--seconds 5] [--rounds 5]
+    python benchmarks/serving/latency.py [--quick] [--seconds 5] [--rounds 3]
 
 Milliseconds a request, at the client (wrk for REST, h2load for gRPC, each with one request in flight), less what the
 same SavedModel takes in a process of its own on the server's core: the quickest way in which Python calls it, a session
@@ -30,7 +30,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="2 seconds, once, without the empty servers")
     parser.add_argument("--seconds", type=float, default=5, help="of one run (5)")
-    parser.add_argument("--rounds", type=int, default=5, help="turns; medians are compared (5)")
+    parser.add_argument("--rounds", type=int, default=3, help="turns; medians are compared (3)")
     options = parser.parse_args()
     if options.quick:
         options.seconds, options.rounds = 2, 1

@@ -110,13 +110,18 @@ def add_option(parser: argparse.ArgumentParser) -> None:
 
 
 def versions(python: str, packages: Sequence[str]) -> dict[str, str]:
-    """The version of each package that the interpreter has, as it would import it; without those that it lacks."""
+    """The version of each package that the interpreter has, as it would import it; without those that it lacks.
+    Raises SystemExit when there is no such interpreter."""
     code = (
         "import importlib.metadata as m, json, sys\n"
         "have = {d.name.lower(): d.version for d in reversed(list(m.distributions()))}\n"
         "print(json.dumps({name: have[name] for name in sys.argv[1:] if name in have}))"
     )
-    return json.loads(subprocess.run([python, "-c", code, *packages], capture_output=True, check=True).stdout)
+    try:
+        told = subprocess.run([python, "-c", code, *packages], capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise SystemExit(f"--peers {python} is no interpreter that runs: {error}") from None
+    return json.loads(told)
 
 
 @contextlib.contextmanager

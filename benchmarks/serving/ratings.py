@@ -4,7 +4,7 @@ and at a good part of what a server does that computes nothing.
     python benchmarks/serving/ratings.py [--quick] [--peers PYTHON] [--seconds 4] [--rounds 3]
 
 A factorisation of 943 users and 1,682 items with 16 factors, as the project exports it. Each server has one core, the
-load (wrk, h2load) the other. Of a peer's ways (async def, def, batching) the one that is fastest in a first run counts.
+load (wrk, h2load) the other. Of a peer's ways (async def, def, batching) the fastest at 16 connections counts.
 --quick, about 45 s: ours, the two empty servers and FastAPI with the signature, once each.
 """
 
@@ -50,19 +50,28 @@ def rest(options, models: Path, pairs, ratings) -> None:
             process, address = servers[peer.name]
             return load.rest(process, f"http://{address}{way.path}", way.bodies(pairs), connections, seconds)
 
-        best = {}
-        for peer in present:
-            tried = {way: run(peer, way, 16, 2).rate for way in peer.ways}  # warms up as well
-            best[peer] = max(tried, key=tried.__getitem__)
-        for connections in (16, 64):
-            loads: dict = {peer: [] for peer in present}
+        def medians(ways, connections):
+            loads: dict = {key: [] for key in ways}
             for _ in range(options.rounds):
-                for peer in present:
-                    loads[peer].append(run(peer, best[peer], connections, options.seconds))
-            print(f"REST, {connections} connections\n")
-            medians = {peer: load.median(runs) for peer, runs in loads.items()}
-            table(HEADS, [_row(peer.name, best[peer].path, medians[peer], medians[peers.OURS],
-                               BARS.get((peer, connections))) for peer in present])  # fmt: skip
+                for key in ways:
+                    loads[key].append(run(*key, connections, options.seconds))
+            return {key: load.median(runs) for key, runs in loads.items()}
+
+        ways = [(peer, way) for peer in present for way in peer.ways]
+        for key in ways:
+            run(*key, 16, 1)  # warms up
+        found = medians(ways, 16)
+        best = {peer: max(peer.ways, key=lambda way, peer=peer: found[peer, way].rate) for peer in present}
+        _print(16, {peer: (best[peer], found[peer, best[peer]]) for peer in present})
+        found = medians(best.items(), 64)
+        _print(64, {peer: (way, found[peer, way]) for peer, way in best.items()})
+
+
+def _print(connections: int, found: dict[peers.Peer, tuple[peers.Way, load.Load]]) -> None:
+    print(f"REST, {connections} connections\n")
+    ours = found[peers.OURS][1]
+    rows = [_row(peer.name, way.path, of, ours, BARS.get((peer, connections))) for peer, (way, of) in found.items()]
+    table(HEADS, rows)
 
 
 def rpc(options, models: Path, pairs: peers.Pairs, ratings: list[float]) -> None:

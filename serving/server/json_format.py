@@ -39,6 +39,7 @@ def error_body(message: str) -> bytes:
 
 def rows(outputs: Mapping[str, np.ndarray]) -> bytes:
     """{"predictions": [..]}: plain values for one output, else one object a row. Raises RequestError."""
+    _check_some(outputs)
     sizes: dict[str, int] = {}
     for name, array in outputs.items():
         if array.ndim == 0:
@@ -61,6 +62,7 @@ def rows(outputs: Mapping[str, np.ndarray]) -> bytes:
 
 def columns(outputs: Mapping[str, np.ndarray]) -> bytes:
     """{"outputs": value} for one output, {"outputs": {name: value}} for several. Raises RequestError."""
+    _check_some(outputs)
     depth = 1 if len(outputs) == 1 else 2
     values = {name: _elements(name, array, 0, depth, True)[0] for name, array in outputs.items()}
     if len(values) == 1:
@@ -68,6 +70,11 @@ def columns(outputs: Mapping[str, np.ndarray]) -> bytes:
         return b'{\n    "outputs": ' + value + b"\n}"
     members = (b"        " + quoted(name) + b": " + value for name, value in values.items())
     return b'{\n    "outputs": {\n' + b",\n".join(members) + b"\n    }\n}"
+
+
+def _check_some(outputs: Mapping[str, np.ndarray]) -> None:
+    if not outputs:
+        raise invalid("Cannot convert empty tensor map to JSON")
 
 
 def classes(labels: np.ndarray, scores: np.ndarray) -> bytes:  # [n, k] of bytes, [n, k]

@@ -19,7 +19,7 @@ def read(servable: Servable, request: dict[str, Any], checks: bool = False) -> C
         raise invalid(f'Serving signature name: "{name}" not found in signature def')
     types = {alias: info.dtype for alias, info in signature.inputs.items()}
     if not types:
-        raise invalid(f"Failed to get input map for signature: {name}")
+        raise invalid(f"Failed to get input map for signature: {request.get('signature_name') or 'DEFAULT'}")
     by_rows = _has_rows(request)
     inputs = read_rows(request["instances"], types) if by_rows else read_columns(request["inputs"], types)
     check_signature(signature, checks)

@@ -65,7 +65,7 @@ REFUSALS = [
         "JSON Parse error: Invalid value. at offset: 17"),
     row("broken_json_on_an_unknown_model", "/v1/models/nobody:predict", "{", 400,
         "JSON Parse error: Missing a name for object member. at offset: 1"),
-    row("no_object", PAIR, "[1]", 400, "JSON Value: [\n    1\n] Is not object"),
+    row("no_object", PAIR, "[1]", 400, "JSON Value: [1] Is not object"),
     row("an_unknown_model_before_missing_instances", "/v1/models/nobody:predict", "{}", 404,
         "Servable not found for request: Latest(nobody)"),
     row("an_unknown_version", "/v1/models/pair/versions/9:predict", "{}", 404,
@@ -145,8 +145,8 @@ def test_rows_are_printed_as_tf_serving_prints_them(server):
 
 
 def test_a_string_output_that_is_no_utf8_goes_out_as_its_bytes(server):
-    response = server.predict("texts", '{"inputs": [{"b64": "/wEi"}]}')  # ff 01 22
-    assert b'"same": ["\xff\\u0001\\""]' in response.content
+    response = server.predict("texts", '{"instances": [{"b64": "/wEi"}]}')  # ff 01 22
+    assert b'"same": "\xff\\u0001\\""' in response.content
 
 
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH"])

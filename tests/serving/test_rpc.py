@@ -7,7 +7,6 @@ import tensorflow as tf
 from google.protobuf import text_format
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tensorflow_serving.apis import (
-    classification_pb2,
     get_model_metadata_pb2,
     get_model_status_pb2,
     model_service_pb2_grpc,
@@ -128,9 +127,9 @@ def test_a_long_message_is_cut_at_1024_characters(prediction):
     assert details.endswith("...TRUNCATED")
 
 
-def test_a_method_that_is_not_there_is_unimplemented(prediction):
-    code, _ = refused(prediction.Classify, classification_pb2.ClassificationRequest())
-    assert code == "UNIMPLEMENTED"
+def test_a_service_that_exists_as_a_message_only_is_unimplemented(channel):
+    run = channel.unary_unary("/tensorflow.serving.SessionService/SessionRun", request_serializer=bytes)
+    assert refused(run, b"")[0] == "UNIMPLEMENTED"
 
 
 def test_metadata_is_a_packed_signature_map(prediction):

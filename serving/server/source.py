@@ -52,7 +52,6 @@ class Source:
             self.overdue.clear()
             configs = {config.name: config for config in self._rooted()} | self._named
             for name in self._configs.keys() - configs.keys():
-                self.models.route(name, None)
                 self.models.aspire(name, {})
             self._configs = configs
             for config in configs.values():

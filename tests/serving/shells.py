@@ -18,10 +18,11 @@ class Setting:
     """Models whose loads fail for the paths in `broken`; `run` does what the threads would, `now` is the clock."""
 
     def __init__(self, **options):
-        self.broken, self.jobs, self.now = set(), [], 0.0
+        self.broken, self.loaded, self.jobs, self.now = set(), [], [], 0.0
         self.models = Models(self._load, self.jobs.append, clock=lambda: self.now, **options)
 
     def _load(self, path):
+        self.loaded.append(path)
         if path in self.broken:
             raise RequestError(Code.DATA_LOSS, f"{path} is broken")
         return Shell(path)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from serving.server import metrics
 from serving.server.errors import Code, RequestError
 from serving.server.lifecycle import Action, State, Version, next_action
 from tests.serving.shells import Setting, Shell
@@ -167,6 +168,37 @@ def test_a_load_that_is_no_longer_wanted_when_it_ends_is_closed(setting):
     assert setting.models.available() == []
     [(_, state, error)] = setting.models.status("m")
     assert (state, error.code, str(error)) == (State.END, Code.CANCELLED, "Loading of servable cancelled")
+
+
+def test_a_version_that_is_unwished_and_wished_again_while_it_loads_is_loaded_once(setting):
+    setting.aspire(1)
+    setting.models.act()
+    setting.aspire()
+    setting.aspire(1)
+    setting.run()
+    assert setting.loaded == [Path("m/1")]
+    assert setting.states() == {1: "AVAILABLE"}
+
+
+def test_a_retry_that_waits_for_another_load_has_no_time_of_its_own():
+    """Else the upkeep would ask again and again without a pause."""
+    setting = Setting(retries=1, retry_seconds=60)
+    setting.broken.add(Path("m/1"))
+    setting.aspire(1)
+    setting.run()
+    setting.aspire(1, name="other")
+    setting.models.act()
+    setting.now = 60
+    assert not setting.models.act()
+    assert setting.models.seconds_to_retry() is None
+
+
+def test_each_failed_attempt_is_counted():
+    setting = Setting(retries=1, retry_seconds=0)
+    setting.broken.add(Path("counted/1"))
+    setting.aspire(1, name="counted")
+    setting.run()
+    assert ':minibatch:serving:load_failures{model_name="counted"} 2\n' in metrics.text()
 
 
 def test_a_failed_version_is_tried_again_when_it_was_away(setting):

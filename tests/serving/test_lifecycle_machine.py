@@ -133,6 +133,9 @@ class Lifecycle(RuleBasedStateMachine):
         assert not self.states(State.LOADING) | self.states(State.UNLOADING) | self.states(State.START)
         assert self.models.outcome("m") is (True if up else False if self.wanted else None)
 
+    def teardown(self):
+        self.settle()
+
     @invariant()
     def what_answers_is_what_is_available(self):
         if hasattr(self, "models"):
@@ -144,4 +147,4 @@ class Lifecycle(RuleBasedStateMachine):
 
 
 TestLifecycle = Lifecycle.TestCase
-TestLifecycle.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
+TestLifecycle.settings = settings(max_examples=300, stateful_step_count=40, deadline=None)

@@ -7,6 +7,7 @@ import threading
 import time
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 
@@ -46,6 +47,31 @@ def test_a_port_in_use_is_one_line_that_names_it_and_its_flag(tmp_path, flag):
     )
 
 
+def test_a_start_waits_for_the_base_path_and_ends_with_tf_servings_words_when_the_model_does_not_load(
+    tmp_path, processes
+):
+    folder = tmp_path / "digits"
+    server = processes("--model_name=digits", f"--model_base_path={folder}", "--max_num_load_retries=1",
+                       "--load_retry_interval_micros=1000", "--file_system_poll_wait_seconds=0.1")  # fmt: skip
+    server.wait_for(f"Could not find base path {folder} for servable digits; waiting for it", 200)
+    with pytest.raises(httpx.ConnectError):
+        server.call("GET", "/v1/models/digits")
+    folder.mkdir()
+    server.wait_for(f"No versions of servable digits found under base path {folder}")
+    draft = folder / "draft"
+    draft.mkdir()
+    (draft / "MANIFEST.json").write_text("{")
+    draft.rename(folder / "7")
+    assert server.process.wait(timeout=30) == 65
+    log = server.log.read_text()
+    assert "digits/7 not loaded" in log
+    assert "attempt 2 of 2" in log
+    assert log.splitlines()[-1].startswith(
+        "minibatch serve: Failed to start server. Error: UNKNOWN: 1 servable(s) did not become available: "
+        f"{{{{{{name: digits version: 7}} due to error: DATA_LOSS: {folder}/7/MANIFEST.json is not a readable manifest"
+    )
+
+
 def test_nothing_to_serve_is_a_usage_error():
     done = run("--port=1")
     assert done.returncode == 2
@@ -58,7 +84,7 @@ def test_an_unknown_flag_is_passed_over_with_a_warning(server):
 
 def test_the_ready_line_names_addresses_and_models(server):
     line = server.wait_for("Serving .*")
-    assert line == f"Serving 3 models on REST {server.rest} and gRPC {server.rpc}: pair/2, texts/7, types/3"
+    assert line == f"Serving 4 models on REST {server.rest} and gRPC {server.rpc}: examples/1, pair/2, texts/7, types/3"
 
 
 def test_a_config_file_keeps_all_versions_requests_time_out_and_sigterm_drains(saved_models, tmp_path, processes):

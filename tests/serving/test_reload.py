@@ -6,6 +6,8 @@ import pytest
 from google.protobuf import text_format
 from tensorflow_serving.apis import model_management_pb2
 
+from serving.client import Client
+from serving.errors import InvalidRequest
 from serving.server import metrics, model_service
 from serving.server.config import ModelConfig, VersionPolicy
 from serving.server.errors import Code, RequestError
@@ -112,6 +114,17 @@ def test_a_new_model_that_fails_is_an_unknown_error_and_the_other_changes_stay(s
         f"{{{{{{name: b version: 1}} due to error: DATA_LOSS: {folders}/b/1 is broken}}, }}",
     )
     assert served(setting) == ["c"]
+
+
+def test_a_model_that_failed_before_is_not_new_and_not_waited_for(setting, folders):
+    setting.broken.add(folders / "b" / "1")
+    refusal(lambda: reload(setting, listing(folders, "b")))
+    assert reload(setting, listing(folders, "b")).status.error_code == 0
+
+
+def test_an_empty_list_of_specific_versions_serves_none(setting, folders):
+    setting.source.name([ModelConfig("a", folders / "a", VersionPolicy(specific=frozenset()))])
+    assert served(setting) == []
 
 
 def test_a_new_model_without_a_folder_is_waited_for_until_the_caller_gives_up(setting, folders):
@@ -240,9 +253,10 @@ def test_in_a_serving_root_an_older_version_stands_in_for_one_that_fails(setting
     setting.source = Source(setting.models, folders)
     (folders / "a" / "2").mkdir()
     setting.broken.add(folders / "a" / "2")
-    served(setting)
-    served(setting)
+    for _ in range(3):
+        served(setting)
     assert setting.states("a") == {2: "END", 1: "AVAILABLE"}
+    assert setting.loaded.count(folders / "a" / "2") == 1
 
 
 def test_a_named_model_serves_nothing_when_its_aspired_version_fails_at_first(setting, folders):
@@ -258,3 +272,26 @@ def test_specific_versions_that_are_not_there_are_told_and_the_others_served(set
     setting.source.name([ModelConfig("a", folders / "a", VersionPolicy(specific=frozenset({1, 7})))])
     assert served(setting) == ["a"]
     assert [r.message for r in caplog.records] == [f"a: version 7 is asked for, and is not under {folders}/a"]
+
+
+LABELLED = 'version_labels { key: "stable" value: 2 }'
+
+
+def test_over_the_wire_a_model_is_added_with_a_label_and_taken_away(server, saved_models):
+    config = f'config {{ name: "added" base_path: "{saved_models}/pair" model_platform: "tensorflow" %s }}'
+    body = '{"inputs": {"a": [1], "b": [2]}}'
+    with Client(server.rpc, "grpc") as client:
+        client.reload(f"model_config_list {{ {config % ''} }}")
+        client.reload(f"model_config_list {{ {config % LABELLED} }}")
+        assert server.predict("added/labels/stable", body).json() == {"outputs": {"b": [2], "total": [30.0]}}
+        unknown = server.predict("added/labels/canary", body)
+        assert (unknown.status_code, unknown.json()) == (
+            400, {"error": "Unrecognized servable version label: canary"}
+        )  # fmt: skip
+        assert client.predict("added", {"a": [1.0], "b": [2]}, label="stable")["total"] == [30.0]
+        with pytest.raises(InvalidRequest, match="Illegal to list model added multiple times"):
+            client.reload(f"model_config_list {{ {config % ''} {config % ''} }}")
+        client.reload("model_config_list {}")
+    server.wait_for("added/2 unloaded")
+    assert server.predict("added", body).status_code == 404
+    assert server.predict("pair", body).status_code == 200

@@ -111,7 +111,7 @@ class _RestServer(uvicorn.Server):
 
 async def _start_rest(engine: Engine, held: socket.socket, flags: Flags, pages: Pages) -> Stop:
     settings = uvicorn.Config(
-        rest.application(engine, flags.rest_api_timeout_in_ms, pages),
+        rest.application(engine, flags.rest_api_timeout_in_ms, pages, flags.rest_api_enable_cors_support),
         lifespan="off",
         ws="none",
         log_config=None,

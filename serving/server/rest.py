@@ -4,7 +4,7 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes
@@ -27,6 +27,11 @@ log = logging.getLogger("serving")
 
 _MAX_VERSION = 2**63 - 1
 _NOT_FOUND = b"<html><head><title>404 Not Found</title></head><body><h1>Not Found</h1></body></html>"
+_CORS = [
+    (b"access-control-allow-origin", b"*"),
+    (b"access-control-allow-methods", b"POST, GET"),
+    (b"access-control-allow-headers", b"Content-Type"),
+]
 _VERSION = r"(?:(?i:/versions/)(?P<version>[0-9]+)|(?i:/labels/)(?P<label>[^/:]+))?"
 _MODEL = rf"(?i:/v1/models)(?:/(?P<name>[^/:]+))?{_VERSION}"
 
@@ -49,10 +54,14 @@ class _Departed(Exception):
     """The client closed the connection before its request was whole."""
 
 
-def application(engine: Engine, timeout_ms: int, pages: Pages | None = None) -> Callable[..., Awaitable[None]]:
-    """An ASGI application; `timeout_ms` bounds the run of one request, `pages` are served beside the models."""
+def application(
+    engine: Engine, timeout_ms: int, pages: Pages | None = None, cors: bool = False
+) -> Callable[..., Awaitable[None]]:
+    """An ASGI application; `timeout_ms` bounds the run of one request, `pages` are served beside the models, and with
+    `cors` a page of any origin may read the answers."""
     limits, token = engine.policy.limits, engine.policy.token
     departures = Departures()
+    extra = _CORS if cors else []
 
     async def application(scope: Any, receive: Any, send: Any) -> None:
         began, method, path = time.perf_counter(), scope["method"], scope["raw_path"]
@@ -90,14 +99,14 @@ def application(engine: Engine, timeout_ms: int, pages: Pages | None = None) -> 
                 error = RequestError(Code.INTERNAL, f"{type(error).__name__}: {error}", private=True)
             code, told = error.code, engine.policy.told(error, _request_id(headers))
             reply = _Reply(json_text.error_body(told), error.http, retry_after=error.retry_after)
-        await _send(send, reply)
+        await _send(send, reply, extra)
         metrics.answered(model, api, "REST", code.name, (time.perf_counter() - began) * 1e6)
 
     return application
 
 
-async def _send(send: Any, reply: _Reply) -> None:
-    headers = [(b"content-type", reply.media), (b"content-length", b"%d" % len(reply.text))]
+async def _send(send: Any, reply: _Reply, extra: Sequence[tuple[bytes, bytes]] = ()) -> None:
+    headers = [(b"content-type", reply.media), (b"content-length", b"%d" % len(reply.text)), *extra]
     if reply.retry_after is not None:
         headers.append((b"retry-after", b"%d" % reply.retry_after))
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})

@@ -133,7 +133,8 @@ class Monitor:
         self._waiting: SimpleQueue[tuple[str, int, Mapping[str, np.ndarray]] | None] = SimpleQueue()
         self._next = 0.0
         self._loud: set[str] = set()
-        threading.Thread(target=self._run, name="drift", daemon=True).start()
+        self._thread = threading.Thread(target=self._run, name="drift", daemon=True)
+        self._thread.start()
 
     def offer(self, model: str, version: int, feeds: Mapping[str, np.ndarray]) -> None:
         """May take some rows of a request as a sample."""

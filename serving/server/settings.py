@@ -38,7 +38,7 @@ def _describe() -> descriptor_pool.DescriptorPool:
             if isinstance(kind, str):
                 entry.type, entry.type_name = entry.TYPE_MESSAGE, f".tensorflow.serving.{kind}"
             else:
-                entry.type = kind  # type: ignore[assignment]
+                entry.type = kind
     pool = descriptor_pool.DescriptorPool()
     pool.Add(described)
     return pool

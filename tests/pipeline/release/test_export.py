@@ -138,3 +138,15 @@ def test_an_unfinished_run_has_nothing_to_export(tmp_path):
     with pytest.raises(UserError, match="unfinished"):
         export(run_dir, records_dir, config)
     assert not (run_dir / "export").exists()
+
+
+def test_an_export_says_what_its_inputs_look_like_and_names_no_one(exported):
+    inputs = {"image": {"image", "image_bytes"}, "sentiment": {"text"}, "recommendation": {"user_id", "item_id"}}
+    for task, (_, _, _, directory) in exported.items():
+        text = (directory / "assets.extra" / "statistics.json").read_text()
+        features = json.loads(text)["features"]
+        assert set(features) == inputs[task]
+        for feature in features.values():
+            for measure in feature["measures"].values():
+                assert len(measure["shares"]) == len(measure["edges"]) + 1
+                assert sum(measure["shares"]) == pytest.approx(1)

@@ -9,6 +9,7 @@ import contextlib
 import math
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -30,6 +31,8 @@ _ACCEPTED: dict[str, frozenset[type]] = {
     "bool": frozenset({bool}),
     "string": frozenset({str, dict}),
 }
+_MAX_RANK = 64  # numpy's
+_BLOCK = 1000  # values or rows that are looked at together, when the wrong one is searched for
 _SPACE = b" \t\n\v\f\r"
 _UNPADDED = re.compile(rb"([A-Za-z0-9+/]*)([=.]*)")
 
@@ -47,17 +50,21 @@ def read_rows(instances: list[Any], types: Mapping[str, int]) -> dict[str, np.nd
             "tensorinfo_map"
         )
     try:
-        if not _is_named(first):
-            name = min(types)
-            return {name: _dense(instances, types[name])}
-        names = types.keys()
-        if not all(type(row) is dict and row.keys() == names for row in instances):
-            raise _Irregular
-        if "b64" in names and not all(map(_is_named, instances)):
-            raise _Irregular
-        return {name: _dense([row[name] for row in instances], types[name]) for name in names}
+        return _regular_rows(instances, types)
     except _Irregular:
         raise _explain_rows(instances, types) from None
+
+
+def _regular_rows(instances: list[Any], types: Mapping[str, int]) -> dict[str, np.ndarray]:
+    if not _is_named(instances[0]):
+        name = min(types)
+        return {name: _dense(instances, types[name])}
+    names = types.keys()
+    if not all(type(row) is dict and row.keys() == names for row in instances):
+        raise _Irregular
+    if "b64" in names and not all(map(_is_named, instances)):
+        raise _Irregular
+    return {name: _dense([row[name] for row in instances], types[name]) for name in names}
 
 
 def read_columns(inputs: Any, types: Mapping[str, int]) -> dict[str, np.ndarray]:
@@ -126,6 +133,8 @@ def _dense(value: Any, number: int) -> np.ndarray:
             raise _Irregular
         shape.append(size)
         level = list(chain.from_iterable(level))
+    if len(shape) > _MAX_RANK:
+        raise invalid(f"Encountered {len(shape)} nested lists; a tensor has {_MAX_RANK} dimensions at most")
     array = _array(level, number)
     return array if len(shape) == 1 else array.reshape(shape)
 
@@ -197,8 +206,24 @@ def _explain(value: Any, number: int) -> RequestError | None:
                 f"Encountered list at unexpected size: {len(item)} at level: {level} expected size: {shape[level]}"
             )
         else:
-            pending.extend((member, level + 1) for member in reversed(item))
+            first = _first_irregular(item, partial(_read_as, shape[level + 1 :], number)) if rank <= _MAX_RANK else 0
+            pending.extend((member, level + 1) for member in reversed(item[first:]))
     return None
+
+
+def _read_as(shape: list[int], number: int, values: list[Any]) -> None:
+    if list(_dense(values, number).shape[1:]) != shape:
+        raise _Irregular
+
+
+def _first_irregular(values: list[Any], read: Callable[[list[Any]], Any]) -> int:
+    """Where the first block begins that cannot be read: walking all of a large request would take seconds."""
+    for start in range(0, len(values), _BLOCK):
+        try:
+            read(values[start : start + _BLOCK])
+        except _Irregular:
+            return start
+    return len(values)
 
 
 def _explain_value(value: Any, kind: TensorType | None, number: int) -> RequestError | None:
@@ -243,7 +268,8 @@ def _explain_rows(instances: list[Any], types: Mapping[str, int]) -> RequestErro
     """The first element that does not go with the ones before it."""
     named = _is_named(instances[0])
     shapes: dict[str, list[int]] = {}
-    for i, row in enumerate(instances):
+    start = _first_irregular(instances, lambda block: _regular_rows([instances[0], *block], types))
+    for i, row in ((i, instances[i]) for i in (0, *range(max(1, start), len(instances)))):
         if _is_named(row) != named:
             expected = "object but got list" if named else "value/list but got object"
             return invalid(f"Expecting {expected} at item {i} of input list")

@@ -119,8 +119,8 @@ def _limit(model: Path, files: list[bytes], seconds: float) -> tuple[float, floa
     costs = []
     for size, spent in calls.items():
         wall, cpu = (sum(column) / len(spent) / size for column in zip(*spent, strict=True))
-        costs.append((wall, cpu, size))
-    wall, cpu, size = min(costs)
+        costs.append((cpu, wall, size))
+    cpu, wall, size = min(costs)
     return 1 / wall, cpu * 1e6, size
 
 

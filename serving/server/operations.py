@@ -36,9 +36,12 @@ _TEXT_FILE = re.compile(r"InitializeTableFromTextFile(V2)?")
 
 def scan(version: Path) -> None:
     """Raises RequestError(PERMISSION_DENIED) naming the first operation that is not allowed, and where it stands."""
+    for path in (version.parent, version, *sorted(version.rglob("*"))):
+        if path.is_symlink():
+            raise _denied(f"{path}: a link, which could lead anywhere,")
     for other in ("saved_model.cpb", "saved_model.pbtxt"):
         if (version / other).exists():  # TensorFlow would read these instead
-            raise _denied(f"{other}: only saved_model.pb is read under --profile=hardened")
+            raise _denied(f"{other}, a second form of the graph,")
     try:
         model = saved_model_pb2.SavedModel.FromString((version / "saved_model.pb").read_bytes())
     except (OSError, DecodeError) as error:

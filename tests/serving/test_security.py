@@ -4,19 +4,22 @@ import hmac
 import json
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import grpc
 import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
-from serving.server.access import Token, check_exposure, manifest_key
+from serving.server.access import Token, check_exposure, manifest_key, rest_tls, rpc_tls
 from serving.server.config import ConfigError
 from serving.server.errors import Code, RequestError
 from serving.server.flags import Flags
 from serving.server.integrity import verify
 from serving.server.operations import _is_allowed, scan
+from tests.serving.certificates import write_certificate
 
 HARDENED = Flags(serving_root=Path("/models"), profile="hardened")
 
@@ -98,6 +101,15 @@ def test_a_second_form_of_the_graph_is_refused(tmp_path, name):
     version = export(tmp_path / "1", tf.strings.upper)
     (version / name).write_bytes(b"")
     assert name in refusal(version)
+
+
+@pytest.mark.parametrize("place", ["m", "m/1", "m/1/assets/words.txt", "m/1/variables"])
+def test_a_link_in_a_version_or_to_one_is_refused(saved_models, tmp_path, place):
+    shutil.copytree(saved_models / "texts/7", tmp_path / "m/1")
+    path, elsewhere = tmp_path / place, tmp_path / "elsewhere"
+    path.rename(elsewhere)
+    path.symlink_to(elsewhere)
+    assert "a link, which could lead anywhere" in refusal(tmp_path / "m/1")
 
 
 @pytest.mark.parametrize("content", [None, b"\xff\xff"], ids=["absent", "no_proto"])
@@ -265,3 +277,31 @@ def test_no_server_starts_with_an_empty_token_or_key(tmp_path, content):
         Token(file)
     with pytest.raises(ConfigError, match="--manifest_key_file"):
         manifest_key(file)
+
+
+def test_an_ssl_config_file_is_tls_for_grpc_and_may_ask_for_the_certificate_of_the_client(tmp_path):
+    certificate, key = (path.read_text() for path in write_certificate(tmp_path))
+    (tmp_path / "ssl.config").write_text(
+        f"server_key: {json.dumps(key)} server_cert: {json.dumps(certificate)} "
+        f"custom_ca: {json.dumps(certificate)} client_verify: true"
+    )
+    server = grpc.server(ThreadPoolExecutor(1))
+    port = server.add_secure_port("127.0.0.1:0", rpc_tls(Flags(ssl_config_file=tmp_path / "ssl.config")))
+    server.start()
+    codes = []
+    for client in [(), (key.encode(), certificate.encode())]:
+        with grpc.secure_channel(
+            f"127.0.0.1:{port}", grpc.ssl_channel_credentials(certificate.encode(), *client)
+        ) as channel:
+            with pytest.raises(grpc.RpcError) as caught:
+                channel.unary_unary("/any/Method")(b"", timeout=10)
+            codes.append(caught.value.code().name)
+    server.stop(None)
+    assert codes == ["UNAVAILABLE", "UNIMPLEMENTED"]
+
+
+def test_certificates_that_cannot_be_read_are_one_line(tmp_path):
+    flags = Flags(tls_certificate=tmp_path / "c.pem", tls_key=tmp_path / "k.pem")
+    for made in (rest_tls, rpc_tls):
+        with pytest.raises(ConfigError, match=r"--tls_certificate .*c\.pem, --tls_key .*k\.pem: "):
+            made(flags)

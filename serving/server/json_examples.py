@@ -78,7 +78,7 @@ def _read(name: str, value: Any) -> Any:
     if isinstance(value, int):
         if value > _MAX_INTEGER:
             raise invalid(f"Feature: {name} has uint64_t element. Only int64_t is supported.")
-        return value
+        return int(value)  # of true, 1
     try:
         return decoded(value)
     except ValueError:

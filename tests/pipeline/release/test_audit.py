@@ -134,6 +134,42 @@ def test_a_version_that_no_gate_judged_is_a_broken_chain(home):
     assert "does not say how the gate decided" in broken(home)["decision"]
 
 
+def remade(home: Path, change) -> None:
+    """Version 2, live: the files of version 1 with facts that `change` altered."""
+    root = home / "exports" / "digits"
+    facts = manifest.read(root / "1")
+    change(facts)
+    with manifest.committing(root / "2") as draft:
+        shutil.copy(root / "1" / "saved_model.pb", draft.path)
+        draft.facts.update({key: value for key, value in facts.items() if key != "files"})
+    rollout.canary(root, 2, 10)
+    rollout.promote(root)
+
+
+@pytest.mark.parametrize(
+    ("change", "link", "told"),
+    [
+        (lambda facts: facts["parents"]["decision"].update(export="0" * 16), "decision", "about other files"),
+        (lambda facts: facts["parents"]["decision"].update(accepted=False), "decision", "the gate refused it"),
+        (lambda facts: facts.update(seed=8), "run", "has seed 7, the export 8"),
+        (lambda facts: facts["parents"]["sha256"].pop("records"), "records", "does not say what"),
+    ],
+)
+def test_a_version_that_tells_another_story_than_its_links_is_found(home, change, link, told):
+    remade(home, change)
+    found = broken(home)
+    assert list(found) == [link]
+    assert told in found[link]
+
+
+def test_a_run_that_was_exported_anew_with_other_files_is_not_where_the_version_comes_from(home):
+    export = home / "runs" / "digits" / "0001" / "export"
+    manifest.remove(export)
+    with manifest.committing(export) as draft:
+        (draft.path / "saved_model.pb").write_text("another graph")
+    assert "is another export than the version" in broken(home)["export"]
+
+
 def test_a_live_file_that_was_edited_is_a_broken_chain(home):
     edit(home / "exports" / "digits" / live.NAME, "previous", 5)
     assert "the journal's last event" in broken(home)["live"]

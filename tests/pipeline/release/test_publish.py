@@ -165,17 +165,20 @@ def test_an_export_that_was_changed_is_not_pushed(tmp_path, records, root):
     assert live.current(root) is None
 
 
-@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("kind", ["first", "second", "second, without LIVE.json"])
 @pytest.mark.parametrize("percent", [100, 20])
-def test_a_kill_at_any_call_of_the_system_and_the_same_push_again_end_in_the_same_state(tmp_path, first, percent):
+def test_a_kill_at_any_call_of_the_system_and_the_same_push_again_end_in_the_same_state(tmp_path, kind, percent):
     def prepared(name: str) -> tuple[Path, Path, Path]:
         home = tmp_path / name
         with manifest.committing(home / "records" / "d" / "r1"):
             pass
         root = home / "exports" / "digits"
-        if not first:
+        if kind != "first":
             publish(run_of(home, "a"), home / "records" / "d" / "r1", root)
-        return run_of(home, "b", champion=None if first else 1), home / "records" / "d" / "r1", root
+        if "without" in kind:
+            (root / live.NAME).unlink()
+            (root / live.JOURNAL).unlink()
+        return run_of(home, "b", champion=None if kind == "first" else 1), home / "records" / "d" / "r1", root
 
     undisturbed = prepared("undisturbed")
     with faults.at(10**9, faults.killed) as calls:

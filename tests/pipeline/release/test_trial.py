@@ -11,7 +11,7 @@ from pipeline.errors import REFUSED, UNAVAILABLE, Refused, UserError
 from pipeline.release import live, rollout, trial
 from pipeline.release.live import Live
 from pipeline.release.traffic import Traffic
-from pipeline.release.verdict import Limits
+from pipeline.release.verdict import Limits, Verdict, due
 
 
 @pytest.fixture
@@ -101,6 +101,21 @@ def test_a_canary_that_is_undecided_in_time_is_rolled_back_with_what_was_missing
     with pytest.raises(Refused, match=r"undecided after 60 s, after .* of 300 requests"):
         Servers(rate=10).watch(root, max_seconds=60)
     assert live.read(root) == Live(1)
+
+
+def test_each_look_is_numbered_and_comes_when_the_canary_s_requests_have_grown_by_half(root, monkeypatch):
+    looks = []
+
+    def judge(stable, canary, look, limits):
+        looks.append((look, canary.total))
+        return Verdict("wait", "not yet")
+
+    monkeypatch.setattr(trial, "judge", judge)
+    with pytest.raises(Refused):
+        Servers().watch(root, max_seconds=100)
+    assert [look for look, _ in looks] == sorted({look for look, _ in looks})
+    assert all(total >= due(look) for look, total in looks)
+    assert len(looks) < 12
 
 
 def test_servers_that_fall_silent_take_the_canary_back(root):

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from tensorflow_serving.apis import model_pb2
 
-from serving.server import metrics, model_info
+from serving.server import memory, metrics, model_info
 from serving.server.batching import Batcher
 from serving.server.call import Call
 from serving.server.errors import Code, RequestError
@@ -21,6 +21,7 @@ from serving.server.workers import Workers
 LARGE_BYTES = 2**16  # what is larger is read and written in a thread, so that the event loop never stands still
 _QUICK_MICROS = 1000
 _LARGE_VALUES = 4096
+_TIDY_SECONDS = 1.0
 
 T = TypeVar("T")
 
@@ -59,6 +60,7 @@ class Engine:
         self._batcher = Batcher(batch_threads, isolating=isolating)
         self._max_queued = max_queued
         self._under_way = 0
+        self._tidying = False
 
     def admit(self, model: str) -> None:
         """Raises RequestError(RESOURCE_EXHAUSTED) when too many requests are under way. To be asked before parsing."""
@@ -111,7 +113,15 @@ class Engine:
 
     async def aside(self, function: Callable[[], T]) -> T:
         """The result of a function that takes long in Python, run where it does not stop the event loop."""
+        if not self._tidying:
+            self._tidying = True
+            asyncio.get_running_loop().call_later(_TIDY_SECONDS, self._tidy)
         return await self._slow.submit(function)
+
+    def _tidy(self) -> None:
+        """What large requests took goes back to the system: glibc would keep it, and this costs a millisecond."""
+        self._tidying = False
+        self._slow.submit(memory.trim)
 
     def close(self) -> None:
         self._quick.close()

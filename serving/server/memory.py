@@ -1,7 +1,10 @@
-"""Memory: what an unloaded version held goes back to the system."""
+"""Memory: what an unloaded version or a large request held goes back to the system."""
 
 import ctypes
 import gc
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+_KEPT_BYTES = 2**24  # free at the end of each of glibc's arenas, which would otherwise grow with the largest request
 
 
 def settle() -> None:
@@ -11,11 +14,20 @@ def settle() -> None:
     """
     gc.collect()
     gc.freeze()
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc's own
+    if mallopt:
+        mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
+        mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES)
 
 
 def give_back() -> None:
     """After an unload: a tf.Graph is a knot of references, and glibc keeps what was freed."""
     gc.collect()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's own
-    if trim:
-        trim(0)
+    trim()
+
+
+def trim() -> None:
+    """What was freed goes back to the system."""
+    malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's own
+    if malloc_trim:
+        malloc_trim(0)

@@ -26,6 +26,7 @@ from serving.server.servable import Servable
 log = logging.getLogger("serving")
 
 _MAX_VERSION = 2**63 - 1
+_SHORT_TARGET = 256  # bytes; what is longer is not worth keeping
 _NOT_FOUND = b"<html><head><title>404 Not Found</title></head><body><h1>Not Found</h1></body></html>"
 _CORS = [
     (b"access-control-allow-origin", b"*"),
@@ -79,7 +80,8 @@ def application(
             if method == "OPTIONS":
                 code, reply = _preflight(headers)
             else:
-                route, spec = _match(method, path, scope["query_string"])
+                match = _match if len(path) + len(scope["query_string"]) < _SHORT_TARGET else _match.__wrapped__
+                route, spec = match(method, path, scope["query_string"])
                 model, api = spec.name, route.api
                 text = await _body(receive, headers, limits)
                 if api:

@@ -143,7 +143,7 @@ def _elements(name: str, array: np.ndarray, first: int, depth: int, indented: bo
         kind = type_of(array).name
     except ValueError:
         kind = str(array.dtype)
-    if kind not in _WRITERS:
+    if array.size and kind not in _WRITERS:
         raise invalid(f"Failed to write JSON value for tensor type: {kind}")
     if kind == "string" and name.endswith(_BYTES_SUFFIX):
         texts = _base64(array, depth + array.ndim - first)

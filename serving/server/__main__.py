@@ -5,6 +5,8 @@ import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
 
 from serving.server import flags as command_line
 from serving.server.config import ConfigError, model_configs
@@ -14,6 +16,9 @@ from serving.server.ports import hold
 def main(argv: Sequence[str] | None = None) -> int:
     """Serves until SIGTERM or SIGINT and returns the exit status; what stops it at the start is one line on stderr."""
     flags, unknown = command_line.parse(sys.argv[1:] if argv is None else argv)
+    if flags.version:
+        print(f"minibatch {_release('minibatch-descent')}\nTensorFlow Library: {_release('tensorflow')}")
+        return 0
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname).1s %(message)s", stream=sys.stderr)
     log = logging.getLogger("serving")
     for argument in unknown:
@@ -21,6 +26,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported; what fails raises
     try:
         configs = model_configs(flags)
+        if flags.rest_api_port == flags.port != 0:  # TF Serving goes on without REST, too
+            log.error("--rest_api_port cannot be the same as --port: REST is not served")
+            flags = replace(flags, rest_api_port=0)
         rest_port = hold(flags.bind, flags.rest_api_port, "--rest_api_port") if flags.rest_api_port else None
         rpc_port = hold(flags.bind, flags.port, "--port") if flags.port else None
         import uvloop
@@ -37,6 +45,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"minibatch serve: {error}", file=sys.stderr)
         return error.status
     return 0
+
+
+def _release(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # run from a checkout
+        return "unreleased"
 
 
 @contextlib.contextmanager

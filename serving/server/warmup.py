@@ -30,11 +30,11 @@ def warm_up(servable: Servable, version: Path, iterations: int = 1) -> int:
     began, done, status = time.perf_counter(), 0, "UNKNOWN"
     try:
         for record in _records(path):
+            done += 1
             try:
                 logged = prediction_log_pb2.PredictionLog.FromString(record)
             except DecodeError:
                 raise invalid(f"Failed to parse warmup record {done} from {path}") from None
-            done += 1
             if done > MAX_RECORDS:
                 raise invalid(f"Number of warmup records exceeds the maximum ({MAX_RECORDS}) at {path}")
             for _ in range(iterations):

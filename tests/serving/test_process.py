@@ -1,5 +1,6 @@
 """How the server process starts, refuses to start, and stops."""
 
+import re
 import socket
 import subprocess
 import sys
@@ -72,6 +73,12 @@ def test_a_start_waits_for_the_base_path_and_ends_with_tf_servings_words_when_th
     )
 
 
+def test_the_version_is_told_without_importing_tensorflow():
+    done = run("--version")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.fullmatch(r"minibatch (unreleased|[\d.]+)\nTensorFlow Library: 2\.\d+\.\d+\n", done.stdout)
+
+
 def test_nothing_to_serve_is_a_usage_error():
     done = run("--port=1")
     assert done.returncode == 2
@@ -94,7 +101,11 @@ def test_a_config_file_keeps_all_versions_requests_time_out_and_sigterm_drains(s
         f'model_config_list {{ config {{ name: "numbers" base_path: "{saved_models}/pair" model_platform: "tensorflow" '
         "model_version_policy { all {} } } }"
     )
-    server = processes(f"--model_config_file={config}", "--rest_api_timeout_in_ms", "2000")
+    socket_path = tmp_path / "rpc"
+    server = processes(
+        f"--model_config_file={config}", "--rest_api_timeout_in_ms", "2000", f"--grpc_socket_path={socket_path}",
+        "--tensorflow_session_parallelism=1", "--num_request_iterations_for_warmup=2",
+    )  # fmt: skip
     assert server.wait_for("Serving .*", 200).endswith(": numbers/1, numbers/2")
     old = server.predict("numbers/versions/1", '{"inputs": {"a": [1], "b": [2]}}')
     assert old.json() == {"outputs": {"b": [2], "total": [3.0]}}
@@ -102,6 +113,8 @@ def test_a_config_file_keeps_all_versions_requests_time_out_and_sigterm_drains(s
     late = server.predict("numbers", '{"signature_name": "slow", "inputs": 2000000000}')
     assert (late.status_code, late.json()) == (504, {"error": "Timed out waiting for notification"})
 
+    with Client(f"unix:{socket_path}", "grpc") as client:
+        assert client.predict("numbers", {"a": [1.0], "b": [2]})["total"] == [30.0]
     answers = []
     with Client(server.rpc, "grpc") as client:
         assert client.predict("numbers", {"steps": np.int32(1)}, "slow") == {"steps": 1}

@@ -34,7 +34,7 @@ def test_json_names_the_task_and_holds_paths_and_tuples_as_text_and_lists():
     assert values["model"]["task"] == "image"
     assert values["model"]["filters"] == [16, 32, 64]
     assert values["data"]["path"] == "/data/digits"
-    assert set(values) - {"task"} == {"model", "data", "optimizer", "train", "gate", "run"}
+    assert set(values) - {"task"} == {"model", "data", "optimizer", "train", "gate", "push", "run"}
 
 
 def test_each_field_is_explained():

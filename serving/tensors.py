@@ -117,7 +117,8 @@ def to_numpy(proto: Any) -> np.ndarray:
     if not content and (count - len(values)) * item_bytes > _MAX_FILLED_BYTES:
         raise ValueError("too many missing values")
     if kind.name == "string":
-        return _spread(object_array(_strings(content, count) if content else list(values)), count, b"").reshape(shape)
+        texts = object_array(_strings(content, count) if content else list(values))
+        return _spread(texts, count, b"").reshape(shape)
     if content:
         if len(content) != count * kind.dtype.itemsize:
             raise ValueError("tensor_content has another length than the shape needs")
@@ -151,7 +152,9 @@ def _strings(content: bytes, count: int) -> list[bytes]:
 
 
 def _spread(values: np.ndarray, count: int, empty: Any) -> np.ndarray:  # [k] -> [count]
-    if len(values) >= count:
+    if len(values) == count:
+        return values
+    if len(values) > count:
         return values[:count]
     last = values[-1] if len(values) else empty
     spread = np.full(count, last, values.dtype)

@@ -7,28 +7,28 @@ from serving.server.call import Call
 from serving.server.errors import invalid
 from serving.server.json_request import misformed
 from serving.server.json_tensors import read_columns, read_rows
-from serving.server.predict import check_signature, complete
+from serving.server.predict import check_method, complete
 from serving.server.servable import DEFAULT_SIGNATURE, Servable
+from serving.server.signatures import layout
 
 
 def read(servable: Servable, request: dict[str, Any], checks: bool = False) -> Call:
     """`request` is what `json_request.parsed` returned; the call's answer is a text. Raises RequestError."""
     name = request.get("signature_name") or DEFAULT_SIGNATURE
-    signature = servable.signatures.get(name)
+    signature = layout(servable, name)
     if signature is None:
         raise invalid(f'Serving signature name: "{name}" not found in signature def')
-    types = {alias: info.dtype for alias, info in signature.inputs.items()}
-    if not types:
+    if not signature.types:
         raise invalid(f"Failed to get input map for signature: {request.get('signature_name') or 'DEFAULT'}")
-    by_rows = _has_rows(request)
-    inputs = read_rows(request["instances"], types) if by_rows else read_columns(request["inputs"], types)
-    check_signature(signature, checks)
-    aliases = sorted(signature.outputs)
-    text = json_format.rows if by_rows else json_format.columns
+    if _has_rows(request):
+        inputs, text = read_rows(request["instances"], signature.types), json_format.rows
+    else:
+        inputs, text = read_columns(request["inputs"], signature.types), json_format.columns
+    check_method(signature, checks)
     return Call(
         complete(signature, inputs),
-        tuple(signature.outputs[alias].name for alias in aliases),
-        lambda values: text(dict(zip(aliases, values, strict=True))),
+        tuple(signature.outputs.values()),
+        lambda values: text(dict(zip(signature.outputs, values, strict=True))),
     )
 
 

@@ -6,7 +6,6 @@ Serving's order, to say what is wrong with it. Shapes are not compared with the 
 
 import binascii
 import contextlib
-import math
 import re
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -19,15 +18,16 @@ from serving.server.errors import Code, RequestError, invalid
 from serving.server.json_format import shown
 from serving.tensors import BY_NUMBER, TensorType, object_array
 
-_INTEGER_RANGES = {
-    **dict.fromkeys(["int8", "int16", "int32", "uint8"], (-(2**31), 2**31 - 1)),  # then wrapped, as TF Serving does
-    "int64": (-(2**63), 2**63 - 1),
-    "uint32": (0, 2**32 - 1),
-    "uint64": (0, 2**64 - 1),
+_CARRIERS: dict[str, type[np.integer]] = {  # whose range a JSON integer has to keep
+    **dict.fromkeys(["int8", "int16", "int32", "uint8"], np.int32),  # then wrapped, as TF Serving does
+    "int64": np.int64,
+    "uint32": np.uint32,
+    "uint64": np.uint64,
 }
+_NOTHING: frozenset[type] = frozenset()
 _ACCEPTED: dict[str, frozenset[type]] = {
     **dict.fromkeys(["float", "double"], frozenset({int, float})),
-    **dict.fromkeys(_INTEGER_RANGES, frozenset({int})),
+    **dict.fromkeys(_CARRIERS, frozenset({int})),
     "bool": frozenset({bool}),
     "string": frozenset({str, dict}),
 }
@@ -60,8 +60,9 @@ def _regular_rows(instances: list[Any], types: Mapping[str, int]) -> dict[str, n
         name = min(types)
         return {name: _dense(instances, types[name])}
     names = types.keys()
-    if not all(type(row) is dict and row.keys() == names for row in instances):
-        raise _Irregular
+    for row in instances:
+        if type(row) is not dict or row.keys() != names:
+            raise _Irregular
     if "b64" in names and not all(map(_is_named, instances)):
         raise _Irregular
     return {name: _dense([row[name] for row in instances], types[name]) for name in names}
@@ -151,34 +152,23 @@ def _array(values: list[Any], number: int) -> np.ndarray:  # [n]
         return np.empty(0, kind.dtype)
     first = type(values[0])
     found = {first} if _count(type, values, first) == len(values) else set(map(type, values))
-    if not found <= _ACCEPTED.get(kind.name, frozenset()):
+    if not found <= _ACCEPTED.get(kind.name, _NOTHING):
         raise _Irregular
-    if kind.name == "float":
-        with np.errstate(over="ignore"):  # beyond float32 is infinity, not an error
-            return np.array(values, np.float64).astype(np.float32)
-    if kind.name in _INTEGER_RANGES:
-        return _integers(values, kind)
-    if kind.name != "string":
+    try:
+        if first is int and kind.name in _CARRIERS:
+            return np.array(values, _CARRIERS[kind.name]).astype(kind.dtype, copy=False)
+        if kind.name == "string":
+            return object_array([_bytes(value) for value in values])
+    except (OverflowError, ValueError):  # beyond the range, or no base64
+        raise _Irregular from None
+    if kind.name != "float":
         return np.array(values, kind.dtype)
-    try:
-        return object_array([_bytes(value) for value in values])
-    except ValueError:
-        raise _Irregular from None
-
-
-def _integers(values: list[int], kind: TensorType) -> np.ndarray:
-    low, high = _INTEGER_RANGES[kind.name]
-    try:
-        wide = np.array(values, np.uint64 if kind.name == "uint64" else np.int64)
-    except OverflowError:
-        raise _Irregular from None
-    if wide.min() < low or wide.max() > high:
-        raise _Irregular
-    return wide.astype(kind.dtype, copy=False)
+    with np.errstate(over="ignore"):  # beyond float32 is infinity, not an error
+        return np.array(values, np.float64).astype(np.float32)
 
 
 def _bytes(value: str | dict[str, Any]) -> bytes:
-    if isinstance(value, dict) and not is_base64(value):
+    if type(value) is dict and not is_base64(value):
         raise _Irregular
     return decoded(value)
 
@@ -228,15 +218,18 @@ def _first_irregular(values: list[Any], read: Callable[[list[Any]], Any]) -> int
 
 def _explain_value(value: Any, kind: TensorType | None, number: int) -> RequestError | None:
     name = kind.name if kind else _unreadable_name(number)
-    accepted = _ACCEPTED.get(name, frozenset())
+    accepted = _ACCEPTED.get(name, _NOTHING)
     if isinstance(value, dict) and name == "string":
         return _explain_base64(value)
     if not isinstance(value, dict) and not accepted:
         return RequestError(Code.UNIMPLEMENTED, f"Conversion of JSON Value: {shown(value)} to type: {name}")
-    low, high = _INTEGER_RANGES.get(name, (-math.inf, math.inf))
-    if type(value) in accepted and (name not in _INTEGER_RANGES or low <= value <= high):
+    if type(value) in accepted and (name not in _CARRIERS or _fits(value, _CARRIERS[name])):
         return None
     return invalid(f"JSON Value: {shown(value)} Type: {type_name(value)} is not of expected type: {name}")
+
+
+def _fits(value: int, carrier: type[np.integer]) -> bool:
+    return np.iinfo(carrier).min <= value <= np.iinfo(carrier).max
 
 
 def _explain_base64(value: dict[str, Any]) -> RequestError | None:

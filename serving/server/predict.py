@@ -10,6 +10,7 @@ from serving.server import classification, regression
 from serving.server.call import Call
 from serving.server.errors import Code, RequestError, invalid
 from serving.server.servable import DEFAULT_SIGNATURE, Servable
+from serving.server.signatures import Layout, layout
 from serving.tensors import fill, to_numpy
 
 METHOD = "tensorflow/serving/predict"
@@ -18,27 +19,27 @@ METHOD = "tensorflow/serving/predict"
 def read(servable: Servable, request: predict_pb2.PredictRequest, checks: bool = False, packed: bool = False) -> Call:
     """Its answer is a PredictResponse without a model_spec, `packed` into tensor_content. Raises RequestError."""
     name = request.model_spec.signature_name or DEFAULT_SIGNATURE
-    signature = servable.signatures.get(name)
+    signature = layout(servable, name)
     if signature is None:
         raise RequestError(Code.FAILED_PRECONDITION, f'Serving signature key "{name}" not found.')
-    check_signature(signature, checks)
+    check_method(signature, checks)
     feeds = complete(signature, request.inputs, _parse)
     aliases = _filtered(signature.outputs, request.output_filter)
     return Call(
         feeds,
-        tuple(signature.outputs[alias].name for alias in aliases),
+        tuple(signature.outputs[alias] for alias in aliases),
         lambda values: _write(aliases, values, packed),
     )
 
 
-def check_signature(signature: Any, checks: bool) -> None:
+def check_method(signature: Layout, checks: bool) -> None:
     """Predict runs signatures of all methods; under --enable_signature_method_name_check no others."""
     methods = [METHOD, classification.METHOD, regression.METHOD]
-    if checks and signature.method_name not in methods:
+    if checks and signature.definition.method_name not in methods:
         raise RequestError(
             Code.INTERNAL,
             f"Expected prediction signature method_name to be one of {{{', '.join(methods)}}}. "
-            f"Was: {signature.method_name}",
+            f"Was: {signature.definition.method_name}",
         )
 
 
@@ -70,14 +71,14 @@ def _filtered(outputs: Iterable[str], wanted: Iterable[str]) -> list[str]:
         if alias in chosen:
             raise invalid(f"duplicate output tensor alias: {alias}")
         chosen.append(alias)
-    return chosen or sorted(outputs)
+    return chosen or list(outputs)
 
 
 def complete(
-    signature: Any, given: Mapping[str, Any], parse: Callable[[str, Any], np.ndarray] = lambda alias, value: value
+    signature: Layout, given: Mapping[str, Any], parse: Callable[[str, Any], np.ndarray] = lambda alias, value: value
 ) -> dict[str, np.ndarray]:
     """All inputs by tensor name, parsed, with the defaults of the signature filled in. Raises RequestError."""
-    wanted, defaults = signature.inputs, signature.defaults
+    wanted, defaults = signature.inputs, signature.definition.defaults
     if len(given) > len(wanted) or (len(given) < len(wanted) and not defaults):
         raise invalid(
             f"input size does not match signature: {len(given)}!={len(wanted)} len({{{_joined(given)}}}) != "
@@ -85,21 +86,23 @@ def complete(
             f"Missing but required: {{{_joined(wanted.keys() - given.keys())}}}."
         )
     tensors = {}
-    for alias in sorted(wanted):
+    used = 0
+    for alias, name in wanted.items():
         if alias in given:
-            tensors[wanted[alias].name] = parse(alias, given[alias])
+            tensors[name] = parse(alias, given[alias])
+            used += 1
         elif alias in defaults:
-            tensors[wanted[alias].name] = _parse(alias, defaults[alias])
+            tensors[name] = _parse(alias, defaults[alias])
         else:
             raise invalid(
-                f"Signature input alias: {alias}(feed name: {wanted[alias].name}) not found in request and no default "
-                f"value provided. Inputs expected to be in the request {{{_joined(given)}}}, or default input alias "
-                f"set: {_joined(defaults)}"
+                f"Signature input alias: {alias}(feed name: {name}) not found in request and no default value "
+                f"provided. Inputs expected to be in the request {{{_joined(given)}}}, or default input alias set: "
+                f"{_joined(defaults)}"
             )
-    used = given.keys() & wanted.keys()
-    if len(used) != len(given):
+    if used != len(given):
         raise invalid(
-            f"Inputs contains invalid name. Used request inputs: {_joined(used)}, request input: {_joined(given)}"
+            f"Inputs contains invalid name. Used request inputs: {_joined(given.keys() & wanted.keys())}, "
+            f"request input: {_joined(given)}"
         )
     return tensors
 

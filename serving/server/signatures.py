@@ -1,6 +1,7 @@
 """What the methods ask of a signature, and how their messages name tensors."""
 
-from typing import Any
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import tensorflow as tf
@@ -8,6 +9,35 @@ from tensorflow.core.framework import types_pb2
 
 from serving.server.errors import invalid
 from serving.server.servable import DEFAULT_SIGNATURE, Servable
+
+
+class Layout(NamedTuple):
+    """What each request asks of a SignatureDef, read from the message once."""
+
+    definition: Any  # the SignatureDef
+    inputs: dict[str, str]  # aliases in order -> tensor names
+    types: dict[str, int]  # alias -> DataType
+    outputs: dict[str, str]
+
+
+_LAYOUTS: WeakKeyDictionary[Servable, dict[str, Layout]] = WeakKeyDictionary()
+
+
+def layout(servable: Servable, name: str) -> Layout | None:
+    """None for a signature that is not there."""
+    kept = _LAYOUTS.get(servable)
+    if kept is None:
+        kept = _LAYOUTS[servable] = {}
+    if name not in kept and name in servable.signatures:
+        definition = servable.signatures[name]
+        inputs, outputs = sorted(definition.inputs.items()), sorted(definition.outputs.items())
+        kept[name] = Layout(
+            definition,
+            {alias: info.name for alias, info in inputs},
+            {alias: info.dtype for alias, info in inputs},
+            {alias: info.name for alias, info in outputs},
+        )
+    return kept.get(name)
 
 
 def found(servable: Servable, name: str) -> Any:

@@ -12,6 +12,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -23,8 +24,7 @@ from serving.server import merging, metrics
 from serving.server.batching_parameters import BatchingParameters
 from serving.server.call import Call
 from serving.server.errors import Code, RequestError
-from serving.server.servable import Servable
-from serving.server.workers import Workers
+from serving.server.servable import Feeds, Servable
 
 _NEVER = float("inf")
 _Outcome = list[np.ndarray] | Exception
@@ -34,7 +34,7 @@ _Outcome = list[np.ndarray] | Exception
 class _Task:
     """A request, or a part of one that was split."""
 
-    feeds: merging.Feeds
+    feeds: Feeds
     rows: int
     model: str
     deadline: float  # of time.monotonic; infinity: none
@@ -124,7 +124,7 @@ class Batcher:
 
     def __init__(self, threads: int, *, isolating: bool = False):
         self._loop = asyncio.get_running_loop()
-        self._workers = Workers(threads, "batch")
+        self._threads = ThreadPoolExecutor(threads, "batch")
         self._free = threads
         self._isolating = isolating
         self._queues: WeakKeyDictionary[Servable, dict[Any, _Queue]] = WeakKeyDictionary()
@@ -149,7 +149,7 @@ class Batcher:
         return merging.joined(await asyncio.gather(*futures))
 
     def close(self) -> None:
-        self._workers.close()
+        self._threads.shutdown(wait=False)
 
     def _queue(self, servable: Servable, call: Call) -> _Queue:
         queues = self._queues.get(servable)
@@ -200,33 +200,39 @@ class Batcher:
                 )
             else:
                 alive.append(task)
-        if not alive:
-            return
-        self._free -= 1
-        running = self._workers.submit(partial(_run, servable, queue, alive, self._isolating))
-        running.add_done_callback(partial(self._finish, alive))
+        if alive and servable.is_short(queue.fetches):
+            _deliver(alive, _run(servable, queue, alive, self._isolating, here=True))
+        elif alive:
+            self._free -= 1
+            run = partial(_run, servable, queue, alive, self._isolating)
+            running = self._loop.run_in_executor(self._threads, run)
+            running.add_done_callback(partial(self._finish, alive))
 
     def _finish(self, tasks: list[_Task], running: asyncio.Future) -> None:
         self._free += 1
         self._wake(min((queue.due() for queue in self._waiting), default=_NEVER))
-        for task, outcome in zip(tasks, running.result(), strict=True):
-            if task.future.done():
-                continue
-            if isinstance(outcome, Exception):
-                task.future.set_exception(outcome)
-            else:
-                task.future.set_result(outcome)
+        _deliver(tasks, running.result())
 
 
-def _run(servable: Servable, queue: _Queue, tasks: list[_Task], isolating: bool) -> list[_Outcome]:
+def _deliver(tasks: list[_Task], outcomes: list[_Outcome]) -> None:
+    for task, outcome in zip(tasks, outcomes, strict=True):
+        if task.future.done():
+            continue
+        if isinstance(outcome, Exception):
+            task.future.set_exception(outcome)
+        else:
+            task.future.set_result(outcome)
+
+
+def _run(servable: Servable, queue: _Queue, tasks: list[_Task], isolating: bool, here: bool = False) -> list[_Outcome]:
     """What each task is answered. The batch may run until the latest of the deadlines."""
     latest = max(task.deadline for task in tasks)
     timeout_ms = None if latest == _NEVER else int((latest - time.monotonic()) * 1000)
     feeds = [task.feeds for task in tasks]
     try:
-        return [*merging.run_merged(servable, feeds, queue.fetches, queue.parameters, timeout_ms)]
+        return [*merging.run_merged(servable, feeds, queue.fetches, queue.parameters, timeout_ms, here)]
     except Exception as error:
         late = isinstance(error, RequestError) and error.code is Code.DEADLINE_EXCEEDED
         if not isolating or late or len(tasks) == 1:
             return [error for _ in tasks]
-    return [_run(servable, queue, [task], isolating)[0] for task in tasks]
+    return [_run(servable, queue, [task], isolating, here)[0] for task in tasks]

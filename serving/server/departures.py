@@ -45,9 +45,8 @@ class Departures:
             asyncio.get_running_loop().call_later(_SECONDS, self._sweep)
 
     async def _listen(self, task: asyncio.Task, receive: Receive) -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        if self._listening.pop(task, None):
+        message = await receive()
+        if self._listening.pop(task, None) and message["type"] == "http.disconnect":
             task.cancel()
 
 

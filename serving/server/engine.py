@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
@@ -16,10 +17,8 @@ from serving.server.lifecycle import Models
 from serving.server.policy import Policy
 from serving.server.servable import Servable
 from serving.server.source import Source
-from serving.server.workers import Workers
 
 LARGE_BYTES = 2**16  # what is larger is read and written in a thread, so that the event loop never stands still
-_QUICK_MICROS = 1000
 _LARGE_VALUES = 4096
 _TIDY_SECONDS = 1.0
 
@@ -55,8 +54,8 @@ class Engine:
         self.models = models
         self.source = source  # what a reload changes; None: it is not offered
         self.policy = policy or Policy()
-        self._quick = Workers(threads, "quick", sharing=True)
-        self._slow = Workers(threads, "request")
+        self._loop = asyncio.get_running_loop()
+        self._threads = ThreadPoolExecutor(threads, "request")
         self._batcher = Batcher(batch_threads, isolating=isolating)
         self._max_queued = max_queued
         self._under_way = 0
@@ -93,7 +92,7 @@ class Engine:
                 if servable.monitor:
                     servable.monitor.offer(spec.name, number, call.feeds)
                 ran = time.monotonic()
-                values = await self._run(servable, call, spec.name, deadline)
+                values = await self._run(servable, call, spec.name, deadline, small)
                 if call.api:
                     metrics.ran(spec.name, call.api, (time.monotonic() - ran) * 1e6)
                 metrics.outputs(spec.name, number, servable.named(call.fetches, values))
@@ -115,33 +114,33 @@ class Engine:
         """The result of a function that takes long in Python, run where it does not stop the event loop."""
         if not self._tidying:
             self._tidying = True
-            asyncio.get_running_loop().call_later(_TIDY_SECONDS, self._tidy)
-        return await self._slow.submit(function)
+            self._loop.call_later(_TIDY_SECONDS, self._tidy)
+        return await self._loop.run_in_executor(self._threads, function)
 
     def _tidy(self) -> None:
         """What large requests took goes back to the system: glibc would keep it, and this costs a millisecond."""
         self._tidying = False
-        self._slow.submit(memory.trim)
+        self._threads.submit(memory.trim)
 
     def close(self) -> None:
-        self._quick.close()
-        self._slow.close()
+        self._threads.shutdown(wait=False)
         self._batcher.close()
 
-    async def _run(self, servable: Servable, call: Call, model: str, deadline: float) -> list[Any]:
+    async def _run(self, servable: Servable, call: Call, model: str, deadline: float, small: bool) -> list[Any]:
         if servable.batching is not None:
             return await self._batcher.run(servable, call, model, deadline)
+        if small and servable.is_short(call.fetches):
+            return servable.run_here(call.feeds, call.fetches)
         run = _Run(servable, call, deadline)
-        quick = servable.micros.get(call.fetches, _QUICK_MICROS) < _QUICK_MICROS
         try:
-            return await (self._quick if quick else self._slow).submit(run)
+            return await self._loop.run_in_executor(self._threads, run)
         finally:
             if not run.begun:
                 metrics.dropped(model, "cancelled" if time.monotonic() < deadline else "expired")
 
 
 class _Run:
-    """A call for a thread; nothing when nobody waits for it any more, or its time is over before it begins."""
+    """A call for a thread; an error when its time is over before it begins."""
 
     __slots__ = ("_call", "_deadline", "_servable", "begun")
 

@@ -1,7 +1,7 @@
 """Several calls as one run of TensorFlow: inputs joined along the first dimension, outputs taken apart again."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -9,9 +9,7 @@ from serving.server import metrics
 from serving.server.batching_parameters import BatchingParameters
 from serving.server.call import Call
 from serving.server.errors import Code, RequestError, invalid
-from serving.server.servable import Servable
-
-Feeds = Mapping[str, np.ndarray]
+from serving.server.servable import Feeds, Servable
 
 
 def rows_of(feeds: Feeds) -> int:
@@ -55,8 +53,12 @@ def run_merged(
     fetches: tuple[str, ...],
     parameters: BatchingParameters,
     timeout_ms: int | None,
+    here: bool = False,
 ) -> list[list[np.ndarray]]:
-    """The values of each call, in the order of `fetches`. Raises RequestError for all of them together."""
+    """The values of each call, in the order of `fetches`; `here`: see Servable.run_here.
+
+    Raises RequestError for all of them together.
+    """
     sizes = [rows_of(feeds) for feeds in calls]
     rows = sum(sizes)
     padding = parameters.padded(rows) - rows if rows else 0  # without a row there is nothing to repeat
@@ -65,7 +67,7 @@ def run_merged(
         name: _merged(name, [feeds[name] for feeds in calls], padding, parameters.pad_variable_length_inputs)
         for name in calls[0]
     }
-    values = servable.run(merged, fetches, timeout_ms)
+    values = servable.run_here(merged, fetches) if here else servable.run(merged, fetches, timeout_ms)
     for value in values:
         if not value.ndim:
             raise RequestError(Code.FAILED_PRECONDITION, "Batched output tensor has 0 dimensions")

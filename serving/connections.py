@@ -149,11 +149,11 @@ class Connections(_Address):
         try:
             seconds = min(self._connect_seconds, deadline.left())
             connection = socket.create_connection((self._host, self._port), seconds)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return self._tls.wrap_socket(connection, server_hostname=self._host) if self._tls else connection
         except TimeoutError:
             deadline.left()
             raise self._no_connection() from None
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return self._tls.wrap_socket(connection, server_hostname=self._host) if self._tls else connection
 
 
 class AsyncConnections(_Address):

@@ -172,7 +172,10 @@ def _integers(array: np.ndarray) -> list[bytes]:
 
 
 def _strings(array: np.ndarray) -> list[bytes]:
-    return [quoted(value) for value in as_bytes(array)]
+    values = as_bytes(array)
+    if _SPECIAL.search(b"".join(values)):
+        return [quoted(value) for value in values]
+    return [b'"' + value + b'"' for value in values]
 
 
 def _base64(array: np.ndarray, level: int) -> list[bytes]:

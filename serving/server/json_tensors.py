@@ -157,6 +157,8 @@ def _array(values: list[Any], number: int) -> np.ndarray:  # [n]
     try:
         if first is int and kind.name in _CARRIERS:
             return np.array(values, _CARRIERS[kind.name]).astype(kind.dtype, copy=False)
+        if first is str and len(found) == 1:
+            return object_array([value.encode("utf-8", "surrogateescape") for value in values])
         if kind.name == "string":
             return object_array([_bytes(value) for value in values])
     except (OverflowError, ValueError):  # beyond the range, or no base64

@@ -75,6 +75,9 @@ class _Queue:
         parameters = self.parameters
         merging.check_size(task.rows, parameters)
         left = parameters.largest - self.batches[-1].rows
+        if task.rows <= left:
+            self._add(task)
+            return [task.future]
         room = left + (parameters.max_enqueued_batches - len(self.batches)) * parameters.largest
         if task.rows > room:
             raise RequestError(

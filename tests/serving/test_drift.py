@@ -180,8 +180,9 @@ def test_requests_are_sampled_by_time_and_never_pile_up(monitor, monkeypatch):
         now[0] = 5 + tick * drift._SECONDS_BETWEEN * 1.01
         for _ in range(1000):
             monitor.offer("model", 3, {})
-        while len(taken) < tick + 1:
-            time.sleep(0.001)
+        while len(taken) < tick + 1 or monitor._waiting.qsize():
+            time.sleep(0.01)
+        assert len(taken) == tick + 1
     going.clear()
     for _ in range(100):
         now[0] += 1

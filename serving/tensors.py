@@ -44,7 +44,7 @@ _TYPES = [
 ]
 BY_NUMBER = {t.number: t for t in _TYPES}
 _BY_DTYPE = {t.dtype: t for t in _TYPES}
-_PARTS: dict[str, np.dtype] = {  # what the typed field has instead of the numbers: their bits, or real and imaginary part in turn
+_PARTS: dict[str, np.dtype] = {  # what the typed field has instead: the bits, or real and imaginary part in turn
     "bfloat16": np.dtype(np.uint16),
     "half": np.dtype(np.uint16),
     "complex64": np.dtype(np.float32),
@@ -122,6 +122,8 @@ def to_numpy(proto: Any) -> np.ndarray:
     if content:
         if len(content) != count * kind.dtype.itemsize:
             raise ValueError("tensor_content has another length than the shape needs")
+        if kind.name == "bool" and max(content) > 1:
+            raise ValueError("tensor_content holds other bytes than 0 and 1")
         return _little_endian(np.frombuffer(content, kind.dtype)).reshape(shape).copy()
     part = _PARTS.get(kind.name, kind.dtype)
     wide = np.int64 if kind.field in ("int_val", "half_val") else part  # these may hold more; TensorFlow wraps

@@ -133,6 +133,8 @@ def reads(tensor: Any, kind: TensorType) -> bool:
     if kind.name == "string":
         sizes, texts = tensor.tensor_content[:count], tensor.tensor_content[count:]
         return len(sizes) == count and sum(sizes) == len(texts)
+    if kind.name == "bool" and max(tensor.tensor_content) > 1:
+        return False
     return len(tensor.tensor_content) == count * kind.dtype.itemsize
 
 

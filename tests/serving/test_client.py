@@ -104,7 +104,7 @@ def test_no_answer_in_time_is_deadline_exceeded(server, protocol):
     with Client(address, protocol) as patient, Client(address, protocol, timeout=0.3) as client:
         client._known[ModelSpec("pair")] = patient.metadata("pair")
         with pytest.raises(DeadlineExceeded):
-            client.predict("pair", {"steps": np.int32(2_000_000_000)}, "slow")
+            client.predict("pair", {"steps": np.int32(1_500_000)}, "slow")
 
 
 def answering(status: int, body: bytes) -> Client:

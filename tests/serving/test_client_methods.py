@@ -219,6 +219,6 @@ def test_a_grpc_code_becomes_its_error(rpc, code, error):
 
 def test_an_answer_of_an_unknown_type_is_an_error_of_the_tree(rpc):
     server, client = rpc
-    server.answers["Predict"] = 'outputs { key: "y" value { dtype: DT_BFLOAT16 half_val: 1 } }'
+    server.answers["Predict"] = 'outputs { key: "y" value { dtype: DT_RESOURCE } }'
     with pytest.raises(ServingError, match="output y: "):
         client.predict("m", {"x": np.float32(1)})

@@ -14,7 +14,7 @@ import uvicorn
 
 from serving.server import admin, batching_parameters, memory, metrics, rest, rpc
 from serving.server.access import check_exposure, rest_tls, rpc_tls, token_of
-from serving.server.batching_parameters import BatchingParameters
+from serving.server.batching_parameters import CPUS, BatchingParameters
 from serving.server.config import ConfigError, ModelConfig
 from serving.server.engine import Engine
 from serving.server.errors import RequestError
@@ -78,7 +78,7 @@ async def serve(
         models,
         source if flags.profile == "compatible" else None,
         policy_of(flags, token),
-        threads=max(flags.rest_api_num_threads, flags.grpc_max_threads) or 4 * (os.cpu_count() or 1),
+        threads=max(flags.rest_api_num_threads, flags.grpc_max_threads) or max(4, 2 * CPUS),
         batch_threads=batching.num_batch_threads,
         max_queued=flags.max_queued_requests,
         isolating=flags.profile == "hardened",

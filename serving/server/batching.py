@@ -196,7 +196,7 @@ class Batcher:
             metrics.queued(queue.parameters.thread_pool_name, task.rows, (now - task.since) * 1e6)
             if task.future.done():
                 metrics.dropped(task.model, "cancelled" if now < task.deadline else "expired")
-            elif now >= task.deadline:
+            elif now >= task.deadline or not servable.fits(queue.fetches, task.deadline - now):
                 metrics.dropped(task.model, "expired")
                 task.future.set_exception(
                     RequestError(Code.RESOURCE_EXHAUSTED, "Run() timeout exceeded while waiting in batching queue")

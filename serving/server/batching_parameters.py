@@ -10,6 +10,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, te
 
 from serving.server.errors import Code, RequestError, invalid
 
+CPUS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # that we may use
 PER_MODEL_FILE = "batching_params.pbtxt"  # in a version's folder
 
 
@@ -20,7 +21,7 @@ class BatchingParameters:
     max_batch_size: int = 1000
     batch_timeout_micros: int = 0  # how long an incomplete batch waits when a thread is free
     max_enqueued_batches: int = 10  # per queue, the open one included
-    num_batch_threads: int = os.cpu_count() or 1
+    num_batch_threads: int = CPUS
     thread_pool_name: str = "model_server_batch_threads"
     allowed_batch_sizes: tuple[int, ...] = ()
     pad_variable_length_inputs: bool = False

@@ -136,21 +136,22 @@ class Engine:
             return await self._loop.run_in_executor(self._threads, run)
         finally:
             if not run.begun:
-                metrics.dropped(model, "cancelled" if time.monotonic() < deadline else "expired")
+                metrics.dropped(model, "expired" if run.late or time.monotonic() >= deadline else "cancelled")
 
 
 class _Run:
-    """A call for a thread; an error when its time is over before it begins."""
+    """A call for a thread; an error when the time that it has left cannot be enough."""
 
-    __slots__ = ("_call", "_deadline", "_servable", "begun")
+    __slots__ = ("_call", "_deadline", "_servable", "begun", "late")
 
     def __init__(self, servable: Servable, call: Call, deadline: float):
         self._servable, self._call, self._deadline = servable, call, deadline
-        self.begun = False
+        self.begun = self.late = False
 
     def __call__(self) -> list[Any]:
         left = self._deadline - time.monotonic()
-        if left <= 0:
+        if left <= 0 or not self._servable.fits(self._call.fetches, left):
+            self.late = True
             raise RequestError(Code.DEADLINE_EXCEEDED, "Timed out waiting for notification")
         self.begun = True
         timeout_ms = None if left == float("inf") else int(left * 1000)

@@ -57,7 +57,7 @@ class Flags:
 
     allow_version_labels_for_unavailable_models: bool = _flag(_LOAD, False, "a new label may name an unloaded version")
 
-    rest_api_num_threads: int = _flag(_RUN, 0, "threads that run requests; 0: four a CPU")
+    rest_api_num_threads: int = _flag(_RUN, 0, "threads that run requests; 0: two a CPU, at least 4")
     rest_api_timeout_in_ms: int = _flag(_RUN, 30_000, "bound of a REST request")
     rest_api_enable_cors_support: bool = _flag(_RUN, False, "CORS headers in REST answers")
     grpc_max_threads: int = _flag(_RUN, 0, "threads that run requests; the larger of both flags counts")

@@ -65,6 +65,10 @@ class Servable:
         """Whether `run_here` is as good as `run`."""
         return not self._loops and fetches in self._paces and self._paces[fetches].short
 
+    def fits(self, fetches: tuple[str, ...], seconds: float) -> bool:
+        """Whether a run begun now may end in time, as far as earlier ones tell; True where they tell nothing."""
+        return self._loops or fetches not in self._paces or self._paces[fetches].fits(seconds * 1e6)
+
     def run(self, feeds: Feeds, fetches: tuple[str, ...], timeout_ms: int | None = None) -> list[np.ndarray]:
         """The values of the tensors `fetches`. Raises RequestError with TensorFlow's code and message."""
         options = None
@@ -73,12 +77,13 @@ class Servable:
             options = pywrap_tf_session.TF_NewBufferFromString(serialized)
         began = time.perf_counter()
         try:
-            return self._run(feeds, fetches, options)
+            values = self._run(feeds, fetches, options)
         finally:
             if options is not None:
                 pywrap_tf_session.TF_DeleteBuffer(options)
-            pace = self._paces.get(fetches) or self._paces.setdefault(fetches, Pace())
-            pace.in_thread((time.perf_counter() - began) * 1e6)
+        pace = self._paces.get(fetches) or self._paces.setdefault(fetches, Pace())
+        pace.in_thread((time.perf_counter() - began) * 1e6)
+        return values
 
     def run_here(self, feeds: Feeds, fetches: tuple[str, ...]) -> list[np.ndarray]:
         """The same in the calling thread, without a time-out: for what `is_short`, on the event loop."""

@@ -14,6 +14,7 @@ class Shell:
 
     def __init__(self, batching: BatchingParameters | None = None, short: bool = False):
         self.batching, self.short = batching, short
+        self.needs = 0.0
         self.ranges: dict = {}
         self.monitor = None
         self.gate = threading.Event()
@@ -23,6 +24,9 @@ class Shell:
 
     def is_short(self, fetches):
         return self.short
+
+    def fits(self, fetches, seconds):
+        return seconds > self.needs
 
     def run(self, feeds, fetches, timeout_ms=None):
         self.runs.append((dict(feeds), timeout_ms))

@@ -1,6 +1,7 @@
 """What docs/client.md prints runs."""
 
 import re
+import runpy
 import shlex
 from pathlib import Path
 
@@ -15,11 +16,13 @@ BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 
 
 @pytest.mark.parametrize("code", BLOCKS, ids=["blocking", "asyncio", "errors", "tls"])
-def test_the_code_of_the_page_runs(server, capsys, code):
+def test_the_code_of_the_page_runs(server, capsys, tmp_path, code):
     here = {"127.0.0.1:8501": server.rest, "127.0.0.1:8500": server.rpc, '"reviews"': '"texts"'}
     for printed, meant in here.items():
         code = code.replace(printed, meant)
-    exec(compile(code, "client.md", "exec"), {})
+    path = tmp_path / "page.py"
+    path.write_text(code)
+    runpy.run_path(str(path))
     assert "try another server" not in capsys.readouterr().out
 
 

@@ -47,6 +47,7 @@ def _fill_example(message: Any, example: Any) -> None:
             feature = features[name.partition("\0")[0]]  # a C string there
         except UnicodeEncodeError:
             continue  # bytes that are no UTF-8: no graph has a feature of that name
+        feature.Clear()
         if kind:
             getattr(feature, _LISTS[kind]).value.extend(values)
 

@@ -161,12 +161,13 @@ def filled(body: str) -> list[example_pb2.Example]:
 def test_features_take_the_kind_of_their_json():
     (example,) = filled(
         '{"examples": [{"f": [1.5, 1e39, NaN], "i": [1, true, -9223372036854775808], "b": ["\\u00e9", {"b64": "/w=="}],'
-        ' "none": [], "cut\\u0000off": 2, "one": 0.5}]}'
+        ' "none": [], "cut\\u0000": 1, "cut\\u0000off": 2, "one": 0.5}]}'
     )
     features = example.features.feature
     np.testing.assert_array_equal(features["f"].float_list.value, [1.5, np.inf, np.nan])
     assert list(features["i"].int64_list.value) == [1, 1, -(2**63)]
     assert list(features["b"].bytes_list.value) == ["\u00e9".encode(), b"\xff"]
+    assert list(features["cut"].int64_list.value) == [2]
     assert features["none"].WhichOneof("kind") is None
     assert set(features) == {"f", "i", "b", "none", "cut", "one"}
 

@@ -116,6 +116,7 @@ def test_results_of_classify_and_regress_stand_on_one_line():
         (np.uint64([2**64 - 1]), b"18446744073709551615"),
         (np.float64([0.1, 1e300, 1 / 3]), b"0.1, 1e+300, 0.33333333333333331"),
         (np.array([b"\xff", "\u00e9"], dtype=object), b'"\xff", "\xc3\xa9"'),
+        (np.array([b'a"', b"b\n"], dtype=object), b'"a\\"", "b\\n"'),
     ],
 )
 def test_every_type_that_has_a_json_form(array, text):

@@ -78,6 +78,7 @@ def test_what_python_and_orjson_refuse_is_read(text, value):
         (b'["\n"]', "Invalid escape character in string. at offset: 2"),
         (b'["a\x1fb"]', "Invalid escape character in string. at offset: 3"),
         (b'["\\ud83d\\n"]', "The surrogate pair in string is invalid. at offset: 2"),
+        (b'["\\ud83d\\ue000"]', "The surrogate pair in string is invalid. at offset: 2"),
         (b'["\\ud83d\\u00"]', "Incorrect hex digit after \\u escape in string. at offset: 2"),
         (b"{", "Missing a name for object member. at offset: 1"),
         (b'{"a":', "Invalid value. at offset: 5"),

@@ -173,7 +173,7 @@ def test_rows_are_refused_for_the_first_element_that_does_not_go_with_the_others
 def test_an_input_may_be_called_b64():
     assert read_rows([{"b64": 1}, {"b64": 2}], {"b64": 1})["b64"].tolist() == [1, 2]
     assert read_rows([{"b64": "YQ=="}, "b"], {"b64": 7})["b64"].tolist() == [b"a", b"b"]
-    mixed = [{"b64": ["a"]}, {"b64": "YQ=="}]
+    mixed = [{"b64": {"b64": "YQ=="}}, {"b64": "YQ=="}]
     assert refusal(read_rows, mixed, {"b64": 7})[1] == "Expecting object but got list at item 1 of input list"
 
 

@@ -158,9 +158,14 @@ def test_only_filtered_outputs_are_fetched(servable):
     assert list(call.write(servable.run(call.feeds, call.fetches)).outputs) == ["z"]
 
 
-def test_method_names_are_checked_when_a_flag_asks_for_it(servable):
-    assert refusal(servable, request(signature="__saved_model_init_op"), checks=True) == (
+def test_method_names_are_checked_when_a_flag_asks_for_it_and_only_then(servable):
+    odd = servable.signatures["odd"] = type(servable.signatures["twice"])()
+    odd.CopyFrom(servable.signatures["twice"])
+    odd.method_name = "something/else"
+    assert list(answer(servable, request(signature="odd", x=A))["y"].float_val) == [2.0]
+    assert list(answer(servable, request(signature="twice", x=A), checks=True)["y"].float_val) == [2.0]
+    assert refusal(servable, request(signature="odd", x=A), checks=True) == (
         "INTERNAL",
         "Expected prediction signature method_name to be one of {tensorflow/serving/predict, "
-        "tensorflow/serving/classify, tensorflow/serving/regress}. Was: ",
+        "tensorflow/serving/classify, tensorflow/serving/regress}. Was: something/else",
     )

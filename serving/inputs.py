@@ -8,6 +8,7 @@ import numpy as np
 from serving.errors import InvalidRequest
 from serving.metadata import TensorSpec
 
+_MAX_INT64 = 2**63 - 1
 Typed = np.ndarray | np.generic  # has a type of its own
 Example = Mapping[str, Any]  # each feature a scalar or a flat list of one kind
 
@@ -49,8 +50,8 @@ def _feature(name: str, value: Any) -> Feature:
         array = np.atleast_1d(np.array(value))
         if array.ndim == 1 and array.dtype.kind == "f":
             return Feature("float", array.tolist())
-        if array.ndim == 1 and array.dtype.kind in "iub":
-            return Feature("int64", array.astype(np.int64, casting="same_kind").tolist())
+        if array.ndim == 1 and array.dtype.kind in "iub" and not (array > _MAX_INT64).any():
+            return Feature("int64", array.astype(np.int64).tolist())
     except (ValueError, TypeError, OverflowError):
         pass
     raise InvalidRequest(f"feature {name} is not a scalar or flat list of numbers or of texts: {value!r:.80}")

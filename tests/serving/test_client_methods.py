@@ -192,7 +192,7 @@ def test_uint64_outputs_keep_all_digits_in_json(values):
     assert client.predict("m", {"x": [1]})["y"].tolist() == values
 
 
-@pytest.mark.parametrize("feature", [[[1]], None, {"b64": "AA=="}, ["a", 1], 2**64, [1j]])
+@pytest.mark.parametrize("feature", [[[1]], None, {"b64": "AA=="}, ["a", 1], 2**63, 2**64, [1j]])
 def test_a_feature_that_is_no_flat_list_of_one_kind_is_named(feature):
     _, client = rest()
     with pytest.raises(InvalidRequest, match="feature f is not"):

@@ -62,7 +62,7 @@ def test_a_trusted_server_is_talked_to(addresses, pem, name):
 @pytest.mark.parametrize("name", ["rest", "grpc"])
 def test_a_server_that_never_shakes_hands_is_unavailable_after_the_connect_time_out(pem, name):
     mute = Scripted(silent)
-    with Client(mute.address, name, Timeouts(0.2, 60), Retries(1), tls=Tls(pem[0])) as client:
+    with Client(mute.address, name, Timeouts(0.2, 10), Retries(1), tls=Tls(pem[0])) as client:
         with pytest.raises(Unavailable):
             client.status("m")
     mute.close()

@@ -77,6 +77,13 @@ def trickle(server, connection):
         threading.Event().wait(0.02)
 
 
+def continued(server, connection):
+    while server.read(connection):
+        connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+        threading.Event().wait(0.05)
+        connection.sendall(OK)
+
+
 def silent(server, connection):
     server.read(connection)
     server.read(connection)  # until the client goes
@@ -134,10 +141,9 @@ def test_one_connection_carries_all_requests(ask, serve):
     "answer",
     [
         b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\n{\r\n1\r\n}\r\n0\r\n\r\n",
-        b"HTTP/1.1 100 Continue\r\n\r\n" + OK,
         b"HTTP/1.1 200 OK\r\nX-A: 1\r\nContent-Length: 2\r\n\r\n{}",
     ],
-    ids=["chunked", "after_100_continue", "names_in_capitals"],
+    ids=["chunked", "names_in_capitals"],
 )
 def test_an_answer_is_read_to_its_end(ask, serve, answer):
     server = serve(always(answer))
@@ -218,6 +224,20 @@ def test_an_early_refusal_of_a_large_body_is_read(ask, serve):
 def test_an_address_is_host_and_port(address):
     with pytest.raises(ValueError, match="host:port"):
         Connections(address, 1)
+
+
+def test_a_refusal_is_read_even_when_the_server_hangs_up_on_the_body(serve):
+    def refuse(server, connection):
+        connection.recv(10)
+        connection.sendall(b"HTTP/1.1 413 Too Large\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{}")
+
+    connections = Connections(serve(refuse).address, 5)
+    reply = connections.send(Request("POST", "/", bytes(2**24)), Deadline(20, "there"))
+    assert reply.status == 413
+
+
+def test_an_answer_after_100_continue_is_the_answer(ask, serve):
+    assert [r.body for r in ask(serve(continued).address, GET, GET)] == [b"{}", b"{}"]
 
 
 def test_threads_share_a_client_and_each_holds_a_connection(serve):

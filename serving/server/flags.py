@@ -46,7 +46,7 @@ class Flags:
     tls_certificate: Path | None = _flag(_WHERE, None, "PEM file: TLS for REST and gRPC, with --tls_key")
     tls_key: Path | None = _flag(_WHERE, None, "PEM file of the private key")
 
-    file_system_poll_wait_seconds: float = _flag(_LOAD, 1, "look for versions this often; 0: once, negative: never")
+    file_system_poll_wait_seconds: float = _flag(_LOAD, 1, "look for versions this often; 0 or less: once")
     max_num_load_retries: int = _flag(_LOAD, 5, "further attempts at a load that failed")
     load_retry_interval_micros: int = _flag(_LOAD, 60_000_000, "wait between the attempts")
     num_load_threads: int = _flag(_LOAD, 0, "loads at the same time; 0: one")

@@ -5,7 +5,13 @@ where its request was read. It must not hold up other requests: whether it is sh
 once took the loop long never runs there again.
 """
 
+import threading
+import time
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from serving.server.errors import Code, RequestError
 
 _SHORT_MICROS = 300
 _RUNS = 16
@@ -16,7 +22,7 @@ _NEVER_AGAIN_MICROS = 20_000
 class Pace:
     """Of one version and set of outputs. `short`: may run on the loop."""
 
-    __slots__ = ("_average", "_barred", "_fastest", "_lately", "short")
+    __slots__ = ("_average", "_barred", "_fastest", "_lately", "_running", "short")
 
     def __init__(self) -> None:
         self.short = False
@@ -24,9 +30,25 @@ class Pace:
         self._average = 0.0
         self._fastest = 0.0  # of the last runs in a thread, since each may have waited for Python's lock or others
         self._lately: deque[float] = deque(maxlen=_RUNS)
+        self._running: set[int] = set()  # threads
 
-    def in_thread(self, micros: float) -> None:
-        """A run in a thread that was not broken off took `micros`."""
+    @contextmanager
+    def in_thread(self) -> Iterator[None]:
+        """A run in this thread. One that ended for lack of time counts as well, since it would have taken longer."""
+        began, thread = time.perf_counter(), threading.get_ident()
+        self._running.add(thread)
+        try:
+            yield
+        except RequestError as error:
+            if error.code is Code.DEADLINE_EXCEEDED:
+                self.ran((time.perf_counter() - began) * 1e6)
+            raise
+        else:
+            self.ran((time.perf_counter() - began) * 1e6)
+        finally:
+            self._running.discard(thread)
+
+    def ran(self, micros: float) -> None:
         self._lately.append(micros)
         if len(self._lately) == _RUNS:
             self._fastest = min(self._lately)
@@ -43,8 +65,5 @@ class Pace:
             self._lately.clear()
 
     def fits(self, micros: float) -> bool:
-        """Whether a run may end within `micros`, by the fastest of late; each no makes the next one less sure."""
-        if micros >= self._fastest:
-            return True
-        self._fastest *= 0.9
-        return False
+        """Whether a run may end within `micros`: as the fastest of late, or nothing else is running and it is tried."""
+        return micros >= self._fastest or not self._running

@@ -67,7 +67,7 @@ class Servable:
 
     def fits(self, fetches: tuple[str, ...], seconds: float) -> bool:
         """Whether a run begun now may end in time, as far as earlier ones tell; True where they tell nothing."""
-        return self._loops or fetches not in self._paces or self._paces[fetches].fits(seconds * 1e6)
+        return fetches not in self._paces or self._paces[fetches].fits(seconds * 1e6)
 
     def run(self, feeds: Feeds, fetches: tuple[str, ...], timeout_ms: int | None = None) -> list[np.ndarray]:
         """The values of the tensors `fetches`. Raises RequestError with TensorFlow's code and message."""
@@ -75,15 +75,13 @@ class Servable:
         if timeout_ms is not None:
             serialized = tf.compat.v1.RunOptions(timeout_in_ms=max(1, timeout_ms)).SerializeToString()
             options = pywrap_tf_session.TF_NewBufferFromString(serialized)
-        began = time.perf_counter()
+        pace = self._paces.get(fetches) or self._paces.setdefault(fetches, Pace())
         try:
-            values = self._run(feeds, fetches, options)
+            with pace.in_thread():
+                return self._run(feeds, fetches, options)
         finally:
             if options is not None:
                 pywrap_tf_session.TF_DeleteBuffer(options)
-        pace = self._paces.get(fetches) or self._paces.setdefault(fetches, Pace())
-        pace.in_thread((time.perf_counter() - began) * 1e6)
-        return values
 
     def run_here(self, feeds: Feeds, fetches: tuple[str, ...]) -> list[np.ndarray]:
         """The same in the calling thread, without a time-out: for what `is_short`, on the event loop."""

@@ -11,7 +11,7 @@ from tensorflow_serving.apis import model_pb2
 from serving.server.batching_parameters import BatchingParameters
 from serving.server.departures import Departures
 from serving.server.engine import LARGE_BYTES, Caller, Engine
-from serving.server.errors import RequestError
+from serving.server.errors import Code, RequestError
 from serving.server.pace import Pace
 from tests.serving.shell_servable import Models, Shell, call, refused
 
@@ -272,51 +272,60 @@ def test_a_request_that_is_answered_at_once_costs_no_listener():
 def test_a_run_is_short_once_enough_runs_were():
     pace = Pace()
     for _ in range(15):
-        pace.in_thread(50)
+        pace.ran(50)
     assert not pace.short
-    pace.in_thread(5000)  # one that waited for the lock says nothing
+    pace.ran(5000)  # one that waited for the lock says nothing
     assert pace.short
 
 
 def test_a_long_run_is_never_short():
     pace = Pace()
     for _ in range(100):
-        pace.in_thread(400)
+        pace.ran(400)
     assert not pace.short
 
 
 def test_a_run_that_became_long_leaves_the_loop_and_may_come_back():
     pace = Pace()
     for _ in range(16):
-        pace.in_thread(50)
+        pace.ran(50)
     for _ in range(20):
         pace.on_loop(2000)
     assert not pace.short
     for _ in range(16):
-        pace.in_thread(50)
+        pace.ran(50)
     assert pace.short
 
 
 def test_a_run_that_once_held_the_loop_long_never_comes_back():
     pace = Pace()
     for _ in range(16):
-        pace.in_thread(50)
+        pace.ran(50)
     pace.on_loop(21_000)
     for _ in range(100):
-        pace.in_thread(50)
+        pace.ran(50)
     assert not pace.short
 
 
-def test_a_run_fits_into_the_time_of_the_fastest_of_late_and_doubt_wears_off():
+def test_a_run_fits_into_the_time_of_the_fastest_of_late_or_when_nothing_else_runs():
     pace = Pace()
-    assert pace.fits(1)  # nothing is known
     for micros in [20_000, 10_000, *[30_000] * 14]:
-        pace.in_thread(micros)
-    assert pace.fits(10_000)
-    refusals = 0
-    while not pace.fits(5_000):
-        refusals += 1
-    assert 3 <= refusals <= 10
+        pace.ran(micros)
+    assert pace.fits(1)
+    with pace.in_thread():
+        assert pace.fits(10_000)
+        assert not pace.fits(9_999)
+    assert pace.fits(1)
+
+
+def test_a_run_that_was_broken_off_counts_and_one_that_was_refused_does_not():
+    pace = Pace()
+    for code, fits in [(Code.INVALID_ARGUMENT, True), (Code.DEADLINE_EXCEEDED, False)]:
+        for _ in range(16):
+            with pytest.raises(RequestError), pace.in_thread():
+                raise RequestError(code, "")
+        with pace.in_thread():
+            assert pace.fits(0) is fits
 
 
 def test_of_real_models_only_one_without_loops_may_run_on_the_loop(saved_models):
@@ -325,7 +334,6 @@ def test_of_real_models_only_one_without_loops_may_run_on_the_loop(saved_models)
     servables = {
         name: Servable(saved_models / name / version) for name, version in [("pair", "2"), ("types", "00000003")]
     }
-    import numpy as np
 
     runs = {"pair": ("half", {"x": np.float32([1])}), "types": ("halves", {"x": np.float16([1])})}
     shorts = {}

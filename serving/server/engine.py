@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 from tensorflow_serving.apis import model_pb2
 
 from serving.server import memory, metrics, model_info
+from serving.server.backlog import Backlog
 from serving.server.batching import Batcher
 from serving.server.call import Call
 from serving.server.errors import Code, RequestError
@@ -55,7 +56,8 @@ class Engine:
         self.source = source  # what a reload changes; None: it is not offered
         self.policy = policy or Policy()
         self._loop = asyncio.get_running_loop()
-        self._threads = ThreadPoolExecutor(threads, "request")
+        self._backlog = Backlog(threads)
+        self._threads = ThreadPoolExecutor(2, "aside")
         self._batcher = Batcher(batch_threads, isolating=isolating)
         self._max_queued = max_queued
         self._under_way = 0
@@ -123,6 +125,7 @@ class Engine:
         self._threads.submit(memory.trim)
 
     def close(self) -> None:
+        self._backlog.close()
         self._threads.shutdown(wait=False)
         self._batcher.close()
 
@@ -131,31 +134,8 @@ class Engine:
             return await self._batcher.run(servable, call, model, deadline)
         if small and servable.is_short(call.fetches):
             return servable.run_here(call.feeds, call.fetches)
-        run = _Run(servable, call, deadline)
-        try:
-            return await self._loop.run_in_executor(self._threads, run)
-        finally:
-            if not run.begun:
-                metrics.dropped(model, "expired" if run.late or time.monotonic() >= deadline else "cancelled")
-
-
-class _Run:
-    """A call for a thread; an error when the time that it has left cannot be enough."""
-
-    __slots__ = ("_call", "_deadline", "_servable", "begun", "late")
-
-    def __init__(self, servable: Servable, call: Call, deadline: float):
-        self._servable, self._call, self._deadline = servable, call, deadline
-        self.begun = self.late = False
-
-    def __call__(self) -> list[Any]:
-        left = self._deadline - time.monotonic()
-        if left <= 0 or not self._servable.fits(self._call.fetches, left):
-            self.late = True
-            raise RequestError(Code.DEADLINE_EXCEEDED, "Timed out waiting for notification")
-        self.begun = True
-        timeout_ms = None if left == float("inf") else int(left * 1000)
-        return self._servable.run(self._call.feeds, self._call.fetches, timeout_ms)
+        run, fits = partial(servable.run, call.feeds, call.fetches), partial(servable.fits, call.fetches)
+        return await self._backlog.put(model, run, fits, deadline)
 
 
 def _is_small(values: list[Any]) -> bool:

@@ -1,0 +1,102 @@
+"""Calls that wait for a thread.
+
+First come, first served, until the oldest has less than half of its time left: then the newest goes first. Under
+overload the oldest are about to expire whatever is done, and to serve them means to compute in vain; the newest can
+still be answered in time. What has expired, or lost its client, goes without being computed.
+"""
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+from serving.server import metrics
+from serving.server.errors import Code, RequestError
+
+
+class _Job(NamedTuple):
+    model: str
+    run: Callable[[int | None], Any]  # of the milliseconds that are left
+    fits: Callable[[float], bool]  # whether so many seconds may be enough
+    future: asyncio.Future
+    began: float
+    deadline: float
+
+
+class Backlog:
+    """Belongs to the event loop that is running when it is made; so many `threads` serve it."""
+
+    def __init__(self, threads: int):
+        self._loop = asyncio.get_running_loop()
+        self._threads = ThreadPoolExecutor(threads, "request")
+        self._free = threads
+        self._waiting: deque[_Job] = deque()
+        self._lock = threading.Lock()  # of the two
+
+    def put(
+        self, model: str, run: Callable[[int | None], Any], fits: Callable[[float], bool], deadline: float
+    ) -> asyncio.Future:
+        """What `run` returns or raises; or RequestError(DEADLINE_EXCEEDED) when its time would not be enough.
+
+        `deadline` is of time.monotonic, infinity for none.
+        """
+        job = _Job(model, run, fits, self._loop.create_future(), time.monotonic(), deadline)
+        with self._lock:
+            self._waiting.append(job)
+            start = self._free > 0
+            self._free -= start
+        if start:
+            self._threads.submit(self._serve)
+        return job.future
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=False)
+
+    def _serve(self) -> None:
+        while job := self._next():
+            left = job.deadline - time.monotonic()
+            if left <= 0 or not job.fits(left):
+                self._drop(job)
+                continue
+            try:
+                result, error = job.run(None if left == float("inf") else int(left * 1000)), None
+            except Exception as raised:
+                result, error = None, raised
+            self._settle(job.future, result, error)
+
+    def _next(self) -> _Job | None:
+        with self._lock:
+            now = time.monotonic()
+            while self._waiting and (self._waiting[0].future.done() or self._waiting[0].deadline <= now):
+                self._drop(self._waiting.popleft())
+            while self._waiting:
+                oldest = self._waiting[0]
+                pressed = oldest.deadline - now < now - oldest.began
+                job = self._waiting.pop() if pressed else self._waiting.popleft()
+                if not job.future.done():
+                    return job
+                self._drop(job)
+            self._free += 1
+            return None
+
+    def _drop(self, job: _Job) -> None:
+        late = not job.future.done() or time.monotonic() >= job.deadline
+        metrics.dropped(job.model, "expired" if late else "cancelled")
+        self._settle(job.future, None, RequestError(Code.DEADLINE_EXCEEDED, "Timed out waiting for notification"))
+
+    def _settle(self, future: asyncio.Future, result: Any, error: Exception | None) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits
+            self._loop.call_soon_threadsafe(_set, future, result, error)
+
+
+def _set(future: asyncio.Future, result: Any, error: Exception | None) -> None:
+    if future.done():  # its request was cancelled
+        return
+    if error is None:
+        future.set_result(result)
+    else:
+        future.set_exception(error)

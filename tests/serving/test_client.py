@@ -63,6 +63,14 @@ def test_an_empty_batch_keeps_type_and_shape(client):
     assert outputs["same"].shape == (0,)
 
 
+def test_examples_are_classified_and_regressed(client):
+    examples = [{"x": 0.5}, {"x": [2.0], "s": "text"}]
+    assert client.classify("examples", examples) == [[("low", -0.5), ("high", 0.5)], [("low", -2.0), ("high", 2.0)]]
+    assert client.regress("examples", [{}, {"x": 3.0}], "regress", context={"x": 1.0}).tolist() == [2.0, 6.0]
+    with pytest.raises(InvalidRequest):
+        client.regress("examples", [{"x": 1}], "regress")  # an int64 where the graph wants a float
+
+
 def test_status_and_metadata_say_the_same_over_both(client):
     (status,) = client.status("types")
     assert (status.version, status.state, status.error_code, status.error_message) == (3, "AVAILABLE", "OK", "")

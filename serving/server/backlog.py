@@ -30,8 +30,8 @@ class _Job(NamedTuple):
 class Backlog:
     """Belongs to the event loop that is running when it is made; so many `threads` serve it."""
 
-    def __init__(self, threads: int):
-        self._loop = asyncio.get_running_loop()
+    def __init__(self, threads: int, clock: Callable[[], float] = time.monotonic):
+        self._loop, self._clock = asyncio.get_running_loop(), clock
         self._threads = ThreadPoolExecutor(threads, "request")
         self._free = threads
         self._waiting: deque[_Job] = deque()
@@ -42,9 +42,9 @@ class Backlog:
     ) -> asyncio.Future:
         """What `run` returns or raises; or RequestError(DEADLINE_EXCEEDED) when its time would not be enough.
 
-        `deadline` is of time.monotonic, infinity for none.
+        `deadline` is of the clock, infinity for none.
         """
-        job = _Job(model, run, fits, self._loop.create_future(), time.monotonic(), deadline)
+        job = _Job(model, run, fits, self._loop.create_future(), self._clock(), deadline)
         with self._lock:
             self._waiting.append(job)
             start = self._free > 0
@@ -58,7 +58,7 @@ class Backlog:
 
     def _serve(self) -> None:
         while job := self._next():
-            left = job.deadline - time.monotonic()
+            left = job.deadline - self._clock()
             if left <= 0 or not job.fits(left):
                 self._drop(job)
                 continue
@@ -70,7 +70,7 @@ class Backlog:
 
     def _next(self) -> _Job | None:
         with self._lock:
-            now = time.monotonic()
+            now = self._clock()
             while self._waiting and (self._waiting[0].future.done() or self._waiting[0].deadline <= now):
                 self._drop(self._waiting.popleft())
             while self._waiting:
@@ -84,7 +84,7 @@ class Backlog:
             return None
 
     def _drop(self, job: _Job) -> None:
-        late = not job.future.done() or time.monotonic() >= job.deadline
+        late = not job.future.done() or self._clock() >= job.deadline
         metrics.dropped(job.model, "expired" if late else "cancelled")
         self._settle(job.future, None, RequestError(Code.DEADLINE_EXCEEDED, "Timed out waiting for notification"))
 

@@ -315,17 +315,17 @@ class Models(Generic[Loaded]):
 
     def _not_loaded(self, name: str, number: int, version: Version[Loaded], error: RequestError) -> None:
         with self._lock:
-            version.busy, version.error = False, error
             version.attempts += 1
-            again = version.aspired and version.attempts <= self._retries
-            if again:
-                version.due = self._clock() + max(0.0, self._retry_seconds)
-            else:
-                version.state, version.failed = State.END, version.aspired
             staying = ", ".join(f"{name}/{n}" for n in sorted(self._available.get(name, {})))
         notes = [f"attempt {version.attempts} of {self._retries + 1}"] if self._retries else []
         notes += [f"{staying} goes on"] if staying else []
         log.error("%s/%d not loaded: %s%s", name, number, error, f" ({'; '.join(notes)})" if notes else "")
+        with self._lock:  # after the line, since a server whose only model has failed ends at once
+            version.busy, version.error = False, error
+            if version.aspired and version.attempts <= self._retries:
+                version.due = self._clock() + max(0.0, self._retry_seconds)
+            else:
+                version.state, version.failed = State.END, version.aspired
 
     def _close(self, name: str, number: int, version: Version[Loaded]) -> None:
         servable, version.servable = version.servable, None

@@ -32,7 +32,7 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "gate": ("train", ("tensorflow",), "PRESET [options]: may the export go live?"),
     "validate": (
         "all",
-        ("tensorflow", "starlette", "uvicorn", "tensorflow_serving"),
+        ("tensorflow", "uvicorn", "tensorflow_serving"),
         "PRESET [options]: does a server that is booted on the export answer as the model did?",
     ),
     "push": ("train", ("tensorflow",), "PRESET [options]: the accepted export becomes the next version, and live"),
@@ -52,7 +52,7 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...], str]] = {
     ),
     "serve": (
         "serve",
-        ("tensorflow", "starlette", "uvicorn", "tensorflow_serving"),
+        ("tensorflow", "uvicorn", "tensorflow_serving"),
         "[TF Serving's options]: REST and gRPC on a serving root (exports/ by default)",
     ),
     "predict": (
@@ -62,7 +62,7 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...], str]] = {
     ),
     "demo": (
         "all",
-        ("apache_beam", "tensorflow", "starlette", "httptools"),
+        ("apache_beam", "tensorflow", "uvicorn", "httptools"),
         "[--root DIR]: all three sample presets, a bad candidate, the server and its answers",
     ),
 }

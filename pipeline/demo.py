@@ -3,8 +3,6 @@
 import argparse
 import json
 import shlex
-import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +16,7 @@ from pipeline import runs
 from pipeline.console import quieten
 from pipeline.errors import REFUSED, UNAVAILABLE, USAGE, UserError
 from pipeline.presets import preset_of
+from pipeline.release import child
 
 SAMPLES = ("digits-sample", "reviews-sample", "ratings-sample")
 # One epoch at a learning rate too small to learn anything: a candidate that must not go live.
@@ -65,7 +64,7 @@ def command(*words: str, expect: int = 0) -> None:
 
 def serve_and_ask(root: Path) -> None:
     """Starts the embedded server on the pushed models, asks each model over REST and over gRPC, and stops it."""
-    rest, grpc = free_ports(2)
+    rest, grpc = child.free_ports(2)
     words = ["serve", "--serving_root", str(root / "exports"), "--rest_api_port", str(rest), "--port", str(grpc)]
     print(f"\n$ minibatch {' '.join(words)} &", flush=True)
     server = subprocess.Popen([sys.executable, "-m", "pipeline", *words])
@@ -75,11 +74,7 @@ def serve_and_ask(root: Path) -> None:
             for question in questions(root):
                 command("predict", *question, "--protocol", protocol, "--address", f"127.0.0.1:{port}")
     finally:
-        server.send_signal(signal.SIGTERM)
-        try:
-            server.wait(timeout=30)
-        except subprocess.TimeoutExpired:
-            server.kill()
+        child.stop(server)
 
 
 def questions(root: Path) -> list[tuple[str, ...]]:
@@ -110,14 +105,6 @@ def summary(preset: str, root: Path) -> str:
 def newest(preset: str, root: Path) -> Path:
     run = preset_of(preset).run
     return runs.existing_run(replace(preset_of(preset), run=replace(run, root=root)))
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [s.getsockname()[1] for s in sockets]
-    for s in sockets:
-        s.close()
-    return ports
 
 
 def await_model(server: subprocess.Popen, port: int, models: list[str]) -> None:

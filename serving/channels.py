@@ -127,14 +127,6 @@ def _error(error: Any, deadline: Deadline) -> ServingError:
     kind = _BY_CODE.get(code, ServingError)
     if kind is Overloaded and "larger than" in words:  # a message, not a queue: later is no better
         kind = InvalidRequest
-    raised = kind(words)
-    if isinstance(raised, Overloaded):
-        raised.retry_after = _seconds(dict(error.trailing_metadata() or ()).get("retry-after"))
-    return raised
-
-
-def _seconds(text: str | None) -> float | None:
-    try:
-        return float(text or "")
-    except ValueError:
-        return None
+    if kind is Overloaded:
+        return Overloaded(words, dict(error.trailing_metadata() or ()).get("retry-after"))
+    return kind(words)

@@ -1,6 +1,6 @@
 """HTTP/1.1 over connections that are kept and used again, for threads and for asyncio.
 
-An HTTP library costs five to ten times the CPU of this (docs/client.md); httptools parses, as in uvicorn.
+An HTTP library costs four to six times the CPU of this (docs/client.md); httptools parses, as in uvicorn.
 """
 
 import asyncio

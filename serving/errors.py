@@ -34,9 +34,11 @@ class Unauthorized(ServingError):
 
 
 class Overloaded(ServingError):
-    """`retry_after` is in seconds, None when the server names no time."""
+    """`retry_after` is in seconds, None when the server names no time (or a date, which none of these servers does)."""
 
-    retry_after: float | None = None
+    def __init__(self, message: str = "", retry_after: str | None = None):
+        super().__init__(message)
+        self.retry_after = float(retry_after) if retry_after and retry_after.isdecimal() else None
 
 
 class Unavailable(ServingError):

@@ -128,14 +128,8 @@ def _answer(reply: Reply, read: Any) -> Any:
         message = str(answer["error"])
     except (ValueError, LookupError, TypeError, AttributeError, OverflowError):
         message = f"an answer of status {reply.status} that is not TF Serving's: is this its REST port?"
-    error = _BY_STATUS.get(reply.status, ServingError)(message)
-    if isinstance(error, Overloaded):
-        error.retry_after = _seconds(reply.headers.get("retry-after", ""))
-    raise error
-
-
-def _seconds(text: str) -> float | None:
-    return float(text) if text.isdecimal() else None  # or a date, which none of these servers sends
+    kind = _BY_STATUS.get(reply.status, ServingError)
+    raise Overloaded(message, reply.headers.get("retry-after")) if kind is Overloaded else kind(message)
 
 
 def _path(spec: ModelSpec) -> str:

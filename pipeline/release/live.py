@@ -244,10 +244,8 @@ def _append(path: Path, text: str) -> None:
         size = os.fstat(descriptor).st_size
         data = text.encode()
         try:
-            if os.write(descriptor, data) != len(data):
-                raise OSError(
-                    errno.ENOSPC, os.strerror(errno.ENOSPC)
-                )  # a short write is how a disk that just filled up says so
+            if os.write(descriptor, data) != len(data):  # so says a disk that just filled up
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.fsync(descriptor)
         except OSError:
             os.ftruncate(descriptor, size)

@@ -8,8 +8,6 @@ what was found; a validation of the same export is not repeated.
 import contextlib
 import json
 import os
-import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -25,6 +23,7 @@ import tensorflow as tf
 from pipeline import manifest
 from pipeline.config import Config, Push
 from pipeline.errors import MISSING, Refused, UserError
+from pipeline.release import child
 from pipeline.release.evaluate import load_export
 from serving.client import Client, ServingError
 
@@ -109,7 +108,7 @@ def booted(export: Path, model: str) -> Iterator[tuple[subprocess.Popen, dict[st
         base = Path(folder) / model
         base.mkdir()
         (base / str(VERSION)).symlink_to(export.resolve(), target_is_directory=True)
-        ports = free_ports(len(PROTOCOLS))
+        ports = child.free_ports(len(PROTOCOLS))
         words = [f"--model_name={model}", f"--model_base_path={base}", "--bind=127.0.0.1"]
         words += [f"--rest_api_port={ports[0]}", f"--port={ports[1]}", "--max_num_load_retries=0"]
         log = Path(folder) / "log"
@@ -125,7 +124,7 @@ def booted(export: Path, model: str) -> Iterator[tuple[subprocess.Popen, dict[st
             _await(server, addresses["rest"], model, export, log)
             yield server, addresses
         finally:
-            _stop(server)
+            child.stop(server)
 
 
 def compare(client: Client, model: str, question: Question) -> str:
@@ -197,14 +196,6 @@ def _too_much(found: dict[str, Any], bounds: Push) -> str:
     return ""
 
 
-def free_ports(count: int) -> list[int]:
-    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]  # all at once, so that they differ
-    ports = [server.getsockname()[1] for server in held]
-    for server in held:
-        server.close()
-    return ports
-
-
 def _await(server: subprocess.Popen, address: str, model: str, export: Path, log: Path) -> None:
     deadline = time.monotonic() + START_SECONDS
     with Client(address, timeout=5) as client:
@@ -216,12 +207,3 @@ def _await(server: subprocess.Popen, address: str, model: str, export: Path, log
     said = (log.read_text(errors="replace").strip().splitlines() or ["it said nothing"])[-1]
     ended = "ended early" if server.poll() is not None else f"did not serve within {START_SECONDS:g} s"
     raise Refused(f"{export}: the server that was booted on it {ended}: {said}")
-
-
-def _stop(server: subprocess.Popen) -> None:
-    server.send_signal(signal.SIGTERM)
-    try:
-        server.wait(timeout=20)
-    except subprocess.TimeoutExpired:
-        server.kill()
-        server.wait()

@@ -4,21 +4,18 @@ import asyncio
 import contextlib
 import gc
 import logging
-import os
 import signal
 import socket
-from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-import uvicorn
-
-from serving.server import admin, batching_parameters, memory, metrics, rest, rpc
-from serving.server.access import check_exposure, rest_tls, rpc_tls, token_of
+from serving.server import admin, batching_parameters, http, memory, metrics, rest, rpc
+from serving.server.access import check_exposure, rpc_tls, token_of
 from serving.server.batching_parameters import CPUS, BatchingParameters
 from serving.server.config import ConfigError, ModelConfig
 from serving.server.engine import Engine
 from serving.server.errors import RequestError
 from serving.server.flags import Flags
+from serving.server.http import DRAIN_SECONDS, Stop
 from serving.server.lifecycle import Models
 from serving.server.load import Loader
 from serving.server.model_service import ConfigFile, unavailable
@@ -31,12 +28,9 @@ from serving.server.upkeep import Upkeep
 
 log = logging.getLogger("serving")
 
-_DRAIN_SECONDS = 10
 _LOAD_FAILED = 65
-_START_LOADS = os.cpu_count() or 1
+_START_LOADS = CPUS
 _START_POLL_SECONDS = 0.02
-
-Stop = Callable[[], Awaitable[None]]
 
 
 async def serve(
@@ -105,36 +99,12 @@ async def serve(
     engine.close()
 
 
-class _RestServer(uvicorn.Server):
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield  # `serve` handles them, for both protocols
-
-
 async def _start_rest(engine: Engine, held: socket.socket, flags: Flags, pages: Pages) -> Stop:
-    settings = uvicorn.Config(
-        rest.application(engine, flags.rest_api_timeout_in_ms, pages, flags.rest_api_enable_cors_support),
-        lifespan="off",
-        ws="none",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=_DRAIN_SECONDS,
-    )
+    served = rest.application(engine, flags.rest_api_timeout_in_ms, pages, flags.rest_api_enable_cors_support)
     try:
-        held.listen(settings.backlog)
+        return await http.start(served, held, flags)
     except OSError as error:
         raise taken(flags.bind, flags.rest_api_port, "--rest_api_port", error) from None
-    settings.load()
-    settings.ssl = rest_tls(flags)
-    server = _RestServer(settings)
-    running = asyncio.create_task(server.serve(sockets=[held]))
-
-    async def stop() -> None:
-        server.should_exit = True
-        await running
-
-    return stop
 
 
 async def _start_rpc(engine: Engine, flags: Flags) -> Stop:
@@ -154,7 +124,7 @@ async def _start_rpc(engine: Engine, flags: Flags) -> Stop:
 
     async def stop() -> None:
         await health.enter_graceful_shutdown()
-        await server.stop(_DRAIN_SECONDS)
+        await server.stop(DRAIN_SECONDS)
 
     return stop
 

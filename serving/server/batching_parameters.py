@@ -1,4 +1,4 @@
-"""How requests are merged into batches: TF Serving's BatchingParameters, which tensorflow-serving-api leaves out."""
+"""How requests are merged into batches: TF Serving's BatchingParameters."""
 
 import itertools
 import os
@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format, wrappers_pb2
+from google.protobuf import text_format
 
+from serving.server import settings
 from serving.server.errors import Code, RequestError, invalid
 
 CPUS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # that we may use
@@ -66,7 +67,7 @@ def read(file: Path) -> BatchingParameters:
     except (OSError, UnicodeDecodeError) as error:
         raise RequestError(Code.NOT_FOUND, f"{file}: {error}") from None
     try:
-        message = text_format.Parse(text, _MESSAGE())
+        message = settings.parse("BatchingParameters", text)
     except text_format.ParseError as error:
         raise invalid(f"{file} is not a BatchingParameters: {error}") from None
     return BatchingParameters(**{field.name: _plain(value) for field, value in message.ListFields()})
@@ -76,38 +77,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, bool | int | str):
         return value
     return value.value if hasattr(value, "value") else tuple(value)
-
-
-def _describe() -> Any:
-    """The message class; its names and types are what the text form depends on, not its numbers."""
-    kinds = descriptor_pb2.FieldDescriptorProto
-    described = descriptor_pb2.FileDescriptorProto(
-        name="batching_parameters.proto", package="tensorflow.serving", syntax="proto3"
-    )
-    described.dependency.append(wrappers_pb2.DESCRIPTOR.name)
-    message = described.message_type.add(name="BatchingParameters")
-    for number, (name, kind) in enumerate(_FIELDS.items(), 1):
-        field = message.field.add(name=name, number=number, label=kinds.LABEL_OPTIONAL)
-        if kind.endswith("Value"):
-            field.type, field.type_name = kinds.TYPE_MESSAGE, f".google.protobuf.{kind}"
-        else:
-            field.type = kinds.TYPE_INT64 if kind == "sizes" else kinds.TYPE_BOOL
-            field.label = kinds.LABEL_REPEATED if kind == "sizes" else kinds.LABEL_OPTIONAL
-    pool = descriptor_pool.DescriptorPool()
-    pool.AddSerializedFile(wrappers_pb2.DESCRIPTOR.serialized_pb)
-    pool.Add(described)
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName("tensorflow.serving.BatchingParameters"))
-
-
-_FIELDS = {
-    "max_batch_size": "Int64Value",
-    "batch_timeout_micros": "Int64Value",
-    "max_enqueued_batches": "Int64Value",
-    "num_batch_threads": "Int64Value",
-    "thread_pool_name": "StringValue",
-    "allowed_batch_sizes": "sizes",
-    "pad_variable_length_inputs": "bool",
-    "enable_large_batch_splitting": "BoolValue",
-    "max_execution_batch_size": "Int64Value",
-}
-_MESSAGE = _describe()

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes
@@ -12,12 +12,13 @@ from urllib.parse import unquote_to_bytes
 from google.protobuf import json_format
 from tensorflow_serving.apis import classification_pb2, get_model_metadata_pb2, model_pb2, regression_pb2
 
-from serving.server import classification, json_examples, json_predict, metrics, model_info, regression
+from serving.server import classification, http, json_examples, json_predict, metrics, model_info, regression
 from serving.server import json_format as json_text
 from serving.server.call import Call
 from serving.server.departures import Departures
 from serving.server.engine import LARGE_BYTES, Caller, Engine
 from serving.server.errors import Code, RequestError, invalid
+from serving.server.http import Application, Reply
 from serving.server.json_request import parsed
 from serving.server.limits import Limits
 from serving.server.pages import Pages
@@ -44,20 +45,11 @@ class Route(NamedTuple):
     api: str = ""  # as the metrics name it; only a route with one computes
 
 
-class _Reply(NamedTuple):
-    text: bytes
-    status: int = 200
-    media: bytes = b"application/json"
-    retry_after: int | None = None
-
-
 class _Departed(Exception):
     """The client closed the connection before its request was whole."""
 
 
-def application(
-    engine: Engine, timeout_ms: int, pages: Pages | None = None, cors: bool = False
-) -> Callable[..., Awaitable[None]]:
+def application(engine: Engine, timeout_ms: int, pages: Pages | None = None, cors: bool = False) -> Application:
     """An ASGI application; `timeout_ms` bounds the run of one request, `pages` are served beside the models, and with
     `cors` a page of any origin may read the answers."""
     limits, token = engine.policy.limits, engine.policy.token
@@ -70,10 +62,10 @@ def application(
         model, api, code = "", "", Code.OK
         try:
             if page := pages and pages.answer(method, _text(path), scope["query_string"]):
-                await _send(send, _Reply(page.text.encode(), page.status, page.media.encode()))
+                await http.answer(send, Reply(page.text.encode(), page.status, page.media.encode()))
                 return
             if path[:4].lower() != b"/v1/":
-                await _send(send, _Reply(_NOT_FOUND, 404, b"text/html; charset=utf-8"))
+                await http.answer(send, Reply(_NOT_FOUND, 404, b"text/html; charset=utf-8"))
                 return
             if token:
                 token.check(headers.get(b"authorization"))
@@ -92,7 +84,7 @@ def application(
                     limits.check_json(text)
                 with departures.noticed(receive):
                     caller = Caller(timeout_ms, _request_id(headers), len(text))
-                    reply = _Reply(await route.answer(engine, spec, text, caller))
+                    reply = Reply(await route.answer(engine, spec, text, caller))
         except (_Departed, asyncio.CancelledError):  # nobody waits for an answer
             return
         except Exception as error:
@@ -100,19 +92,11 @@ def application(
                 log.exception("%s %s failed in the server", method, _text(path))
                 error = RequestError(Code.INTERNAL, f"{type(error).__name__}: {error}", private=True)
             code, told = error.code, engine.policy.told(error, _request_id(headers))
-            reply = _Reply(json_text.error_body(told), error.http, retry_after=error.retry_after)
-        await _send(send, reply, extra)
+            reply = Reply(json_text.error_body(told), error.http, retry_after=error.retry_after)
+        await http.answer(send, reply, extra)
         metrics.answered(model, api, "REST", code.name, (time.perf_counter() - began) * 1e6)
 
     return application
-
-
-async def _send(send: Any, reply: _Reply, extra: Sequence[tuple[bytes, bytes]] = ()) -> None:
-    headers = [(b"content-type", reply.media), (b"content-length", b"%d" % len(reply.text)), *extra]
-    if reply.retry_after is not None:
-        headers.append((b"retry-after", b"%d" % reply.retry_after))
-    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
-    await send({"type": "http.response.body", "body": reply.text})
 
 
 async def _body(receive: Any, headers: dict[bytes, bytes], limits: Limits) -> bytes:
@@ -152,10 +136,10 @@ def _text(path: bytes) -> str:
     return path.decode("utf-8", "surrogateescape")
 
 
-def _preflight(headers: dict[bytes, bytes]) -> tuple[Code, _Reply]:
+def _preflight(headers: dict[bytes, bytes]) -> tuple[Code, Reply]:
     if re.match(b"https?://", headers.get(b"origin", b"")):
-        return Code.OK, _Reply(b"")
-    return Code.FAILED_PRECONDITION, _Reply(b"", 400)
+        return Code.OK, Reply(b"")
+    return Code.FAILED_PRECONDITION, Reply(b"", 400)
 
 
 @lru_cache(1024)  # a busy server sees few different ones; what raises is not kept

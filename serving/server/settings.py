@@ -1,17 +1,29 @@
-"""TF Serving's settings files whose messages tensorflow-serving-api leaves out: text protos for monitoring and TLS."""
+"""TF Serving's settings files whose messages tensorflow-serving-api leaves out: batching, monitoring, TLS."""
 
 from pathlib import Path
 from typing import Any
 
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format, wrappers_pb2
 
 from serving.server.config import ConfigError
 
-_STRING, _BOOL = descriptor_pb2.FieldDescriptorProto.TYPE_STRING, descriptor_pb2.FieldDescriptorProto.TYPE_BOOL
-_FIELDS: dict[str, dict[str, int | str]] = {  # in the order of their numbers
-    "PrometheusConfig": {"enable": _BOOL, "path": _STRING},
+# By field: a scalar type of proto3, "repeated" before it, a wrapper of google.protobuf, or another of these messages.
+# The text form depends on names and types, not on numbers.
+_FIELDS = {
+    "PrometheusConfig": {"enable": "bool", "path": "string"},
     "MonitoringConfig": {"prometheus_config": "PrometheusConfig"},
-    "SSLConfig": {"server_key": _STRING, "server_cert": _STRING, "custom_ca": _STRING, "client_verify": _BOOL},
+    "SSLConfig": {"server_key": "string", "server_cert": "string", "custom_ca": "string", "client_verify": "bool"},
+    "BatchingParameters": {
+        "max_batch_size": "Int64Value",
+        "batch_timeout_micros": "Int64Value",
+        "max_enqueued_batches": "Int64Value",
+        "num_batch_threads": "Int64Value",
+        "thread_pool_name": "StringValue",
+        "allowed_batch_sizes": "repeated int64",
+        "pad_variable_length_inputs": "bool",
+        "enable_large_batch_splitting": "BoolValue",
+        "max_execution_batch_size": "Int64Value",
+    },
 }
 DEFAULT_METRICS_PATH = "/monitoring/prometheus/metrics"
 
@@ -29,28 +41,38 @@ def ssl_config(file: Path) -> Any:
     return _read(file, "--ssl_config_file", "SSLConfig")
 
 
-def _describe() -> descriptor_pool.DescriptorPool:
+def parse(name: str, text: str) -> Any:
+    """The message `name` in its text form. Raises text_format.ParseError, also for a field that it has not."""
+    return text_format.Parse(text, _MESSAGES[name]())
+
+
+def _describe() -> dict[str, Any]:
     described = descriptor_pb2.FileDescriptorProto(name="settings.proto", package="tensorflow.serving", syntax="proto3")
+    described.dependency.append(wrappers_pb2.DESCRIPTOR.name)
     for name, fields in _FIELDS.items():
         message = described.message_type.add(name=name)
         for number, (field, kind) in enumerate(fields.items(), 1):
-            entry = message.field.add(name=field, number=number, label=1)
-            if isinstance(kind, str):
-                entry.type, entry.type_name = entry.TYPE_MESSAGE, f".tensorflow.serving.{kind}"
+            scalar = kind.removeprefix("repeated ")
+            entry = message.field.add(name=field, number=number)
+            entry.label = entry.LABEL_OPTIONAL if scalar == kind else entry.LABEL_REPEATED
+            if scalar[0].islower():
+                entry.type = entry.Type.Value(f"TYPE_{scalar.upper()}")
             else:
-                entry.type = kind
+                package = "tensorflow.serving" if kind in _FIELDS else "google.protobuf"
+                entry.type, entry.type_name = entry.TYPE_MESSAGE, f".{package}.{kind}"
     pool = descriptor_pool.DescriptorPool()
+    pool.AddSerializedFile(wrappers_pb2.DESCRIPTOR.serialized_pb)
     pool.Add(described)
-    return pool
+    found = {name: pool.FindMessageTypeByName(f"tensorflow.serving.{name}") for name in _FIELDS}
+    return {name: message_factory.GetMessageClass(each) for name, each in found.items()}
 
 
-_POOL = _describe()
+_MESSAGES = _describe()
 
 
 def _read(file: Path, flag: str, name: str) -> Any:
-    message = message_factory.GetMessageClass(_POOL.FindMessageTypeByName(f"tensorflow.serving.{name}"))()
     try:
-        return text_format.Parse(file.read_text(), message)
+        return parse(name, file.read_text())
     except OSError as error:
         raise ConfigError(f"{flag} {file}: {error.strerror}", 66) from None
     except (text_format.ParseError, UnicodeDecodeError) as error:

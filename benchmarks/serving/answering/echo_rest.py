@@ -9,8 +9,6 @@ import uvicorn
 
 
 async def application(scope, receive, send):
-    if scope["type"] != "http":
-        raise NotImplementedError(scope["type"])
     body, more = b"", True
     while more:
         message = await receive()

@@ -1,0 +1,64 @@
+"""HTTP of both ports: what an answer is, how it is sent, and the uvicorn server."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import uvicorn
+
+from serving.server.access import rest_tls
+from serving.server.flags import Flags
+
+DRAIN_SECONDS = 10
+
+Application = Callable[[Any, Any, Any], Awaitable[None]]  # of ASGI
+Stop = Callable[[], Awaitable[None]]
+
+
+class Reply(NamedTuple):
+    text: bytes
+    status: int = 200
+    media: bytes = b"application/json"
+    retry_after: int | None = None
+
+
+async def answer(send: Any, reply: Reply, extra: Sequence[tuple[bytes, bytes]] = ()) -> None:
+    """`send` is ASGI's; `extra` are further headers."""
+    headers = [(b"content-type", reply.media), (b"content-length", b"%d" % len(reply.text)), *extra]
+    if reply.retry_after is not None:
+        headers.append((b"retry-after", b"%d" % reply.retry_after))
+    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+    await send({"type": "http.response.body", "body": reply.text})
+
+
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield  # the process handles them, for all ports
+
+
+async def start(application: Application, held: socket.socket, flags: Flags) -> Stop:
+    """Serves on a port that `ports.hold` took; returns what stops it, after the requests under way. Raises OSError
+    when the port was taken after all, and ConfigError for certificates that cannot be read."""
+    settings = uvicorn.Config(
+        application,
+        lifespan="off",
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=DRAIN_SECONDS,
+    )
+    settings.load()
+    settings.ssl = rest_tls(flags)
+    held.listen(settings.backlog)
+    server = _Server(settings)
+    running = asyncio.create_task(server.serve(sockets=[held]))
+
+    async def stop() -> None:
+        server.should_exit = True
+        await running
+
+    return stop

@@ -17,6 +17,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from timing import table, turns
+from untuned import untuned
 
 import custom_optimizers
 from models import image
@@ -80,7 +81,7 @@ class KerasFit:
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         self.model.compile(keras.optimizers.Adam(1e-3), loss, **options)
         self.data = tf.data.Dataset.from_tensor_slices((images, labels)).repeat().batch(BATCH, drop_remainder=True)
-        self.data = self.data.take(UPDATES).cache().prefetch(2)
+        self.data = untuned(self.data.take(UPDATES).cache().prefetch(2))
         keras.config.set_dtype_policy("float32")
 
     def __call__(self):

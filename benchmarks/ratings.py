@@ -4,9 +4,10 @@
 
 One epoch of 80,000 ratings (943 users, 1,682 items, 32 factors and biases, batch 128), input and updates, by the rule
 of Surprise's SVD: SGD on (r - mean - b_u - b_i - <p_u, q_i>)^2 + l2 * (squares of the rows looked up); then the same
-with Adam (LazyAdam here, Adam in Keras, SparseAdam in torch). Peers, each as its users run it: Keras fit, plain and
-with steps_per_execution and jit_compile, torch, Surprise (pip install torch scikit-surprise; rows of peers that are not
-installed say so). With the folder of MovieLens 100K's folds it also fits u1..u5 and prints RMSE and fitting time.
+with Adam (LazyAdam here, Adam in Keras, SparseAdam in torch). Peers: Keras fit on arrays as its users run it, without
+tf.data's autotuning (untuned.py says why), with jit_compile and steps_per_execution; torch; Surprise (pip install torch
+scikit-surprise; rows of peers that are not installed say so). With the folder of MovieLens 100K's folds it also fits
+u1..u5 and prints RMSE and fitting time.
 """
 
 import argparse
@@ -20,6 +21,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from timing import table, turns
+from untuned import arrays
 
 import custom_optimizers
 from models import recommendation
@@ -100,7 +102,7 @@ class Ours:
 class KerasFit:
     """keras.layers.Embedding for each table, L2 of what they look up, fit."""
 
-    def __init__(self, data: Ratings, optimizer, **compile_options):
+    def __init__(self, data: Ratings, optimizer, tuned: bool = False, **compile_options):
         layers = keras.layers
         user, item = keras.Input([], dtype="int32"), keras.Input([], dtype="int32")
 
@@ -111,10 +113,11 @@ class KerasFit:
         rating = layers.Dot(1)([p, q]) + rows(user, USERS, 1) + rows(item, ITEMS, 1) + data.mean
         self.model = keras.Model([user, item], rating)
         self.model.compile(optimizer=optimizer, loss="mse", **compile_options)
-        self.data = data
+        self.arrays = {"x": [data.user, data.item], "y": data.rating, "batch_size": BATCH}
+        self.data = None if tuned else arrays((data.user, data.item), data.rating, BATCH)
 
     def __call__(self):
-        self.model.fit([self.data.user, self.data.item], self.data.rating, BATCH, verbose=0)
+        self.model.fit(self.data, verbose=0) if self.data else self.model.fit(**self.arrays, verbose=0)
 
 
 class Torch:
@@ -168,10 +171,14 @@ def surprise_fit(data: Ratings, epochs: int):
 def compare(rule: str, data: Ratings) -> None:
     mine = {"sgd": custom_optimizers.SGD, "adam": custom_optimizers.LazyAdam}[rule]
     stock = {"sgd": keras.optimizers.SGD, "adam": keras.optimizers.Adam}[rule]
-    options = {"jit": {"jit_compile": True}, "32 steps": {"steps_per_execution": 32, "jit_compile": False},
-               "32 steps, jit": {"steps_per_execution": 32, "jit_compile": True}}  # fmt: skip
-    peers = {"ours": Ours(data, mine(RATE)), "keras fit": KerasFit(data, stock(RATE), jit_compile="auto")}
-    peers |= {f"keras fit, {name}": KerasFit(data, stock(RATE), **chosen) for name, chosen in options.items()}
+    ways: dict = {
+        "untuned": {"jit_compile": "auto"},
+        "jit": {"jit_compile": True},
+        "32 steps": {"steps_per_execution": 32, "jit_compile": False},
+        "32 steps, jit": {"steps_per_execution": 32, "jit_compile": True},
+    }
+    peers: dict = {"ours": Ours(data, mine(RATE)), "keras fit, arrays": KerasFit(data, stock(RATE), tuned=True)}
+    peers |= {f"keras fit, {name}": KerasFit(data, stock(RATE), **chosen) for name, chosen in ways.items()}
     missing = []
     try:
         peers["torch"] = Torch(data, rule)

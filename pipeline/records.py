@@ -10,6 +10,7 @@ and in each `id`, the row's name in its source. Beam encodes, training and evalu
 """
 
 import logging
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -109,7 +110,8 @@ def stream(directory: Path, split: str, task: str, rows: int, convert: Callable 
     for file in shards(directory, split):
         read = 0
         serialized = tf.data.TFRecordDataset(str(file)).batch(rows)
-        converted = serialized.map(lambda s: (tf.size(s), convert(parse(s, task))), tf.data.AUTOTUNE).prefetch(1)
+        converted = serialized.map(lambda s: (tf.size(s), convert(parse(s, task))), os.cpu_count()).prefetch(1)
+        converted = converted.with_options(_UNTUNED)
         try:
             for count, part in converted.as_numpy_iterator():
                 read += int(count)
@@ -134,6 +136,10 @@ def count(directory: Path, split: str) -> int:
     described = manifest.read(directory)["files"]
     return sum(described[file.name].get("rows", 0) for file in shards(directory, split))
 
+
+# An iterator that autotunes its own buffers takes up to a second and more to be given back.
+_UNTUNED = tf.data.Options()
+_UNTUNED.autotune.enabled = False
 
 _UNREADABLE = (
     tf.errors.DataLossError,

@@ -3,6 +3,7 @@
 :minibatch:serving:requests{model_name,version,status}
 :minibatch:serving:latency_bucket{model_name,version,le}                               microseconds, cumulative
 :minibatch:serving:output_{count,sum,sum_squares,not_finite}{model_name,version,output}  of float outputs
+:minibatch:serving:output_column_{count,sum,sum_squares}{model_name,version,output,column}  of those [rows, 2 to 64]
 """
 
 import math
@@ -29,7 +30,7 @@ class Traffic:
     latency: Counter[float] = field(default_factory=Counter)
     """Requests that took up to so many microseconds, by upper bound, the last of which is infinite."""
     outputs: Counter[tuple[str, str]] = field(default_factory=Counter)
-    """By (output, one of count, sum, sum_squares, not_finite)."""
+    """By (output, one of count, sum, sum_squares, not_finite); column 3 of `scores` is the output `scores[3]`."""
 
     @property
     def total(self) -> int:
@@ -63,6 +64,9 @@ def parse(page: str, model: str) -> dict[int, Traffic]:
             traffic.requests[labels["status"]] += int(value)
         elif name == "latency_bucket":
             traffic.latency[float(labels["le"].replace("+Inf", "inf"))] += int(value)
+        elif name.removeprefix("output_column_") in _MOMENTS:
+            column = f"{labels['output']}[{labels['column']}]"
+            traffic.outputs[column, name.removeprefix("output_column_")] += value  # type: ignore[assignment]
         elif name.removeprefix("output_") in _MOMENTS:
             traffic.outputs[labels["output"], name.removeprefix("output_")] += value  # type: ignore[assignment]  # a Counter's need not be whole
     return found

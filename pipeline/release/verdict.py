@@ -5,8 +5,9 @@ Each of these is a statement with a bound on how often it is wrong, and one that
     errors      the canary fails more often                 Fisher's exact test of two proportions
     latency     a quantile of its latency is more than      exact binomial bounds on the share of requests below a
                 `max_latency_ratio` times the stable one's  bucket's bound; no shape is assumed
-    outputs     a float output's mean moved by more than    normal bound. A request counts as one observation however
-                `max_shift` of its standard deviations      many values it has, since these are not independent
+    outputs     the mean of a float output, or of one of    normal bound. A request counts as one observation however
+                its columns, moved by more than             many values it has, since these are not independent
+                `max_shift` of its standard deviations
     not finite  it answers NaN or infinity more often       Fisher's exact test
 
 It is promoted when it has `min_requests`, when Newcombe's bound on the increase of the error rate is below
@@ -31,6 +32,11 @@ from pipeline.release.traffic import Traffic, quantile
 
 QUANTILES = (0.5, 0.95)
 FIRST, GROWTH = 20, 1.5
+NAMED = 3
+"""Outputs that moved which are named in one line, the farthest first."""
+COLUMN_UNIT = 0.25
+"""Least unit of a column's move, in standard deviations of the whole output: a class that hardly occurs has a score
+near 0 that hardly varies, and ten times that is still near 0."""
 
 
 @dataclass(frozen=True)
@@ -59,21 +65,21 @@ def judge(stable: Traffic, canary: Traffic, look: int = 1, limits: Limits = Limi
     names = sorted({name for name, _ in stable.outputs} & {name for name, _ in canary.outputs})
     alpha = (1 - limits.confidence) / (look * (look + 1)) / (2 + len(QUANTILES) + len(names))
     worse = [*_errors(stable, canary, alpha), *_latency(stable, canary, alpha, limits)]
-    worse += _not_finite(stable, canary, names, alpha)
-    shifts = {name: _shift(stable, canary, name, alpha) for name in names}
+    worse += _not_finite(stable, canary, [name for name in names if not _whole(name)], alpha)
+    shifts = sorted(((*_shift(stable, canary, name, alpha), name) for name in names), reverse=True)
+    surely = [shift for shift in shifts if shift[0] - shift[1] > limits.max_shift]
     worse += [
         f"output {name} moved by {moved:.2f} standard deviations, surely more than {limits.max_shift:g} (mean "
         f"{_mean(stable, name):.4g} to {_mean(canary, name):.4g})"
-        for name, (moved, bound) in shifts.items()
-        if moved - bound > limits.max_shift
+        for moved, _, name in surely[:NAMED]
     ]
     if worse:
         return Verdict("roll back", f"after {canary.total} requests: {'; '.join(worse)}")
     missing = list(_missing(stable, canary, alpha, limits))
+    unsure = [shift for shift in shifts if shift[0] + shift[1] > limits.max_shift]
     missing += [
         f"output {name} moved by {moved:.2f} +- {bound:.2f} standard deviations"
-        for name, (moved, bound) in shifts.items()
-        if moved + bound > limits.max_shift
+        for moved, bound, name in unsure[:NAMED]
     ]
     if missing:
         return Verdict("wait", f"after {canary.total} requests: {'; '.join(missing)}")
@@ -95,7 +101,7 @@ def _missing(stable: Traffic, canary: Traffic, alpha: float, limits: Limits) -> 
         ratio = _ratio(stable, canary, share)
         if not ratio <= limits.max_latency_ratio:
             yield f"latency (quantile {share:g}) measured at {ratio:.2f} times"
-    for name in sorted({n for n, _ in stable.outputs} - {n for n, _ in canary.outputs}):
+    for name in sorted({n for n, _ in stable.outputs if not _whole(n)} - {n for n, _ in canary.outputs}):
         yield f"output {name} was not answered yet"
 
 
@@ -137,26 +143,35 @@ def _ratio(stable: Traffic, canary: Traffic, share: float) -> float:
     return new / old if old else math.nan
 
 
+def _whole(name: str) -> str:
+    """The output that `name` is a column of; "" for an output."""
+    return name.rpartition("[")[0] if name.endswith("]") else ""
+
+
 def _mean(traffic: Traffic, name: str) -> float:
     count = traffic.outputs[name, "count"]
     return traffic.outputs[name, "sum"] / count if count else math.nan
 
 
+def _variance(traffic: Traffic, name: str) -> float:
+    count = traffic.outputs[name, "count"]
+    return max(0.0, traffic.outputs[name, "sum_squares"] / count - _mean(traffic, name) ** 2) if count else 0.0
+
+
 def _shift(stable: Traffic, canary: Traffic, name: str, alpha: float) -> tuple[float, float]:
     """How far the mean moved, and the half-width of its interval, in standard deviations of the stable version."""
-    counts = [traffic.outputs[name, "count"] for traffic in (stable, canary)]
-    if not all(counts):
+    seen = [min(traffic.outputs[name, "count"], traffic.requests["OK"]) for traffic in (stable, canary)]
+    if min(seen) < FIRST:  # a normal bound says nothing of so few
         return 0.0, math.inf
-    means = [_mean(stable, name), _mean(canary, name)]
-    parts = zip((stable, canary), counts, means, strict=True)
-    variances = [max(0.0, traffic.outputs[name, "sum_squares"] / n - mean**2) for traffic, n, mean in parts]
-    seen = [min(n, traffic.requests["OK"]) for traffic, n in zip((stable, canary), counts, strict=True)]
-    if not all(seen):
-        return 0.0, math.inf
-    moved = abs(means[1] - means[0])
-    unit = math.sqrt(variances[0]) or 1e-6 * max(abs(means[0]), 1.0)  # of an output that never varied
-    error = math.sqrt(variances[0] / seen[0] + variances[1] / seen[1])
-    return moved / unit, NormalDist().inv_cdf(1 - alpha / 2) * error / unit
+    old, new = _mean(stable, name), _mean(canary, name)
+    deviation = math.sqrt(_variance(stable, name))
+    if whole := _whole(name):
+        deviation = max(deviation, COLUMN_UNIT * math.sqrt(_variance(stable, whole)))
+    unit = deviation or 1e-6 * max(abs(old), 1.0)  # of an output that never varied
+    # the larger variance stands for both: a rare value may be missing where little was asked
+    variance = max(_variance(stable, name), _variance(canary, name))
+    error = math.sqrt(variance / seen[0] + variance / seen[1])
+    return abs(new - old) / unit, NormalDist().inv_cdf(1 - alpha / 2) * error / unit
 
 
 def fisher(a: int, n: int, b: int, m: int) -> float:

@@ -15,6 +15,7 @@ _LATENCY = exponential(10, 1.8, 33)
 _SIZES = exponential(1, 2, 14)
 _SERVING, _OURS = "/tensorflow/serving/", "/minibatch/serving/"
 _PENDING_ARRAYS, _PENDING_VALUES = 256, 2**16
+_WIDEST = 64  # columns of an output that are counted one by one
 
 _request_count = Counter(f"{_SERVING}request_count", "model_name", "status")
 _request_latency = Histogram(f"{_SERVING}request_latency", _LATENCY, "model_name", "API", "entrypoint")
@@ -40,6 +41,9 @@ _output_count = Counter(f"{_OURS}output_count", "model_name", "version", "output
 _output_sum = Counter(f"{_OURS}output_sum", "model_name", "version", "output")
 _output_sum_squares = Counter(f"{_OURS}output_sum_squares", "model_name", "version", "output")
 _output_not_finite = Counter(f"{_OURS}output_not_finite", "model_name", "version", "output")
+_column_count = Counter(f"{_OURS}output_column_count", "model_name", "version", "output", "column")
+_column_sum = Counter(f"{_OURS}output_column_sum", "model_name", "version", "output", "column")
+_column_sum_squares = Counter(f"{_OURS}output_column_sum_squares", "model_name", "version", "output", "column")
 _load_failures = Counter(f"{_OURS}load_failures", "model_name")
 _dropped = Counter(f"{_OURS}dropped", "model_name", "reason")
 _drift_score = Gauge(f"{_OURS}drift", "model_name", "version", "feature", "measure")
@@ -50,6 +54,7 @@ _PER_VERSION = [metric for metric in _ALL if metric.labels[:2] == ("model_name",
 
 _known: Callable[[str], bool] | None = None
 _outputs: dict[tuple[str, str, str], list[np.ndarray]] = {}
+_widths: dict[tuple[str, str, str], int] = {}  # of outputs [rows, width]; 0: not counted by column
 _pending = [0, 0]  # arrays and values in `_outputs`
 _lock = threading.Lock()
 
@@ -104,7 +109,32 @@ def _sum_outputs() -> None:
             _output_sum_squares.add(float(finite @ finite), *labels)
             if len(finite) < len(values):
                 _output_not_finite.add(len(values) - len(finite), *labels)
+            if width := _width(labels, arrays):
+                _sum_columns(labels, values.reshape(-1, width))
         _pending[:] = 0, 0
+
+
+def _width(labels: tuple[str, str, str], arrays: list[np.ndarray]) -> int:
+    """Columns of an output that is [rows, 2 to 64] in every request; else 0, and from then on: a column whose number is
+    a place in a list that grows means nothing."""
+    widths = {array.shape[-1] if array.ndim == 2 else 0 for array in arrays}
+    width = widths.pop() if len(widths) == 1 else 0
+    if not 1 < width <= _WIDEST or _widths.setdefault(labels, width) != width:
+        if _widths.get(labels):
+            for metric in (_column_count, _column_sum, _column_sum_squares):
+                metric.forget(*labels)
+        _widths[labels] = 0
+    return _widths[labels]
+
+
+def _sum_columns(labels: tuple[str, str, str], values: np.ndarray) -> None:
+    """Sums of a probability vector are always 1: only by column a collapse onto one class shows."""
+    finite = np.isfinite(values)
+    values = np.where(finite, values, 0.0)
+    sums = finite.sum(axis=0), values.sum(axis=0), (values * values).sum(axis=0)
+    for metric, columns in zip((_column_count, _column_sum, _column_sum_squares), sums, strict=True):
+        for column, amount in enumerate(columns.tolist()):
+            metric.add(amount, *labels, str(column))
 
 
 def examples(model: str, count: int) -> None:
@@ -157,6 +187,8 @@ def forget(model: str, version: int) -> None:
     _sum_outputs()
     for metric in _PER_VERSION:
         metric.forget(model, str(version))
+    for labels in [labels for labels in list(_widths) if labels[:2] == (model, str(version))]:
+        _widths.pop(labels, None)
 
 
 def value(name: str) -> int:

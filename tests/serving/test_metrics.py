@@ -13,6 +13,7 @@ def counts_from_zero():
     for metric in metrics._ALL:
         metric.forget()
     metrics._outputs.clear()
+    metrics._widths.clear()
     yield
     metrics.bound(None)
 
@@ -101,6 +102,56 @@ def test_outputs_add_up_over_all_requests_without_those_that_are_not_finite():
     assert sample(":minibatch:serving:output_sum_squares", **labels) == pytest.approx((values**2).sum() + 1)
     assert sample(":minibatch:serving:output_not_finite", **labels) == 2
     assert "serving_default/n" not in metrics.text()
+
+
+def columns(output: str) -> dict[str, tuple[float, ...]]:
+    """Column -> count, sum, sum of squares."""
+    found: dict[str, dict[str, float]] = {}
+    for family in text_string_to_metric_families(metrics.text()):
+        for each in family.samples:
+            if "output_column_" in each.name and each.labels["output"] == output:
+                found.setdefault(each.labels["column"], {})[each.name.removesuffix("_total")] = each.value
+    return {column: tuple(value for _, value in sorted(values.items())) for column, values in found.items()}
+
+
+def test_a_narrow_output_is_summed_by_column_too_without_what_is_not_finite():
+    rng = np.random.default_rng(7)
+    arrays = [rng.normal(size=(rng.integers(0, 9), 3)).astype(np.float32) for _ in range(600)]
+    for array in arrays:
+        metrics.outputs("half", 3, {"y": array})
+    metrics.outputs("half", 3, {"y": np.float32([[np.nan, 1, -np.inf]])})
+    values = np.concatenate(arrays).astype(np.float64)
+    found = columns("y")
+    assert set(found) == {"0", "1", "2"}
+    for i, more in enumerate([0, 1, 0]):
+        sums = (values[:, i].sum() + more, (values[:, i] ** 2).sum() + more)
+        assert found[str(i)] == pytest.approx((len(values) + more, *sums))
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 1), (4, metrics._WIDEST + 1), (2, 2, 3), ()])
+def test_other_outputs_make_no_series_by_column(shape):
+    metrics.outputs("half", 3, {"y": np.zeros(shape, np.float32)})
+    assert columns("y") == {}
+    assert f'output="y"}} {np.prod(shape, dtype=int)}\n' in metrics.text()
+
+
+@pytest.mark.parametrize("looks", [False, True])
+def test_an_output_whose_width_changes_has_no_columns_from_then_on(looks):
+    for width in (3, 4, 3):
+        metrics.outputs("half", 3, {"y": np.ones((2, width), np.float32)})
+        metrics.outputs("half", 3, {"z": np.ones((2, 3), np.float32)})
+        if looks:
+            metrics.text()
+    assert columns("y") == {}
+    assert len(columns("z")) == 3
+
+
+def test_a_version_that_comes_back_with_another_width_has_its_columns():
+    metrics.outputs("half", 3, {"y": np.ones((2, 3), np.float32)})
+    metrics.forget("half", 3)
+    assert columns("y") == {}
+    metrics.outputs("half", 3, {"y": np.ones((2, 4), np.float32)})
+    assert len(columns("y")) == 4
 
 
 def test_outputs_that_wait_to_be_summed_are_bounded():

@@ -24,18 +24,20 @@ MONITORING = ROOT / "serving" / "tfserving" / "monitoring.config"
 
 
 class Doubled(tf.Module):
-    """x * factor + shift; a request whose first x lies under `fails` is an error."""
+    """x * factor + shift, and which third of 0 to 1 x is in, or `always` says; a request whose first x lies under
+    `fails` is an error."""
 
-    def __init__(self, factor: float = 2.0, shift: float = 0.0, fails: float = 0.0):
-        self.factor, self.shift, self.fails = tf.Variable(factor), shift, fails
+    def __init__(self, factor: float = 2.0, shift: float = 0.0, fails: float = 0.0, always: int | None = None):
+        self.factor, self.shift, self.fails, self.always = tf.Variable(factor), shift, fails, always
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, "x")])
     def serve(self, x):
         with tf.control_dependencies([tf.debugging.assert_greater_equal(x[:1], self.fails, "poisoned")]):
-            return {"y": self.factor * x + self.shift}
+            third = tf.cast(3 * x, tf.int32) if self.always is None else tf.fill(tf.shape(x), self.always)
+            return {"y": self.factor * x + self.shift, "scores": tf.nn.softmax(5 * tf.one_hot(third, 3))}
 
 
-VERSIONS = {1: Doubled(), 2: Doubled(fails=0.2), 3: Doubled(shift=1.0), 4: Doubled()}
+VERSIONS = {1: Doubled(), 2: Doubled(fails=0.2), 3: Doubled(shift=1.0), 4: Doubled(), 5: Doubled(always=1)}
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +112,10 @@ def canary(root: Path, address: str, version: int) -> subprocess.CompletedProces
 
 
 @pytest.mark.chaos
-@pytest.mark.parametrize(("version", "named"), [(2, "failed, at the stable version 0 of"), (3, "y moved by")])
+@pytest.mark.parametrize(
+    ("version", "named"),
+    [(2, "failed, at the stable version 0 of"), (3, "y moved by"), (5, "serving_default/scores[1] moved by")],
+)
 def test_a_canary_that_fails_or_answers_something_else_is_rolled_back_by_itself(served, version, named):
     root, address = served
     rollout.rollback(root, 1)

@@ -23,6 +23,8 @@ PAGE = r"""
 :minibatch:serving:output_sum{model_name="digits",version="3",output="score"} 3.5e1
 :minibatch:serving:output_sum_squares{model_name="digits",version="3",output="score"} 20.25
 :minibatch:serving:output_not_finite{model_name="digits",version="3",output="score"} 1
+:minibatch:serving:output_column_count{model_name="digits",version="3",output="score",column="1"} 7
+:minibatch:serving:output_column_sum{model_name="digits",version="3",output="score",column="1"} 2.5
 :minibatch:serving:load_failures{model_name="digits"} 1
 """
 
@@ -35,6 +37,7 @@ def test_the_counts_of_each_version_are_read_and_those_of_other_models_are_not()
     assert found[3].latency == Counter({10.0: 4, 18.0: 8, math.inf: 9})
     assert found[3].outputs == Counter(
         {("score", "count"): 70, ("score", "sum"): 35, ("score", "sum_squares"): 20.25, ("score", "not_finite"): 1}
+        | {("score[1]", "count"): 7, ("score[1]", "sum"): 2.5}
     )
     assert parse(PAGE, 'a \\"b\\",c{}')[3].total == 5
     assert parse("", "digits") == {}

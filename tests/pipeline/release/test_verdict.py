@@ -33,14 +33,30 @@ def traffic(
     )
 
 
-def trial(seed: int, share: float = 0.2, most: int = 5000, limits: Limits = LIMITS, **canary) -> tuple[str, int, str]:
+def classes(random, requests: int, shares=(0.1,) * 10, collapsed: float = 0.0, sharpness: float = 6.0):
+    """A softmax over classes that come as often as `shares` say; `collapsed` of the answers are class 3, whatever the
+    request."""
+    good = traffic(random, requests)
+    right = random.choice(len(shares), requests, p=shares)
+    right[random.random(requests) < collapsed] = 3
+    scores = np.exp(random.normal(size=(requests, len(shares))) + sharpness * np.eye(len(shares))[right])
+    scores /= scores.sum(axis=1, keepdims=True)
+    outputs = Counter()
+    for name, values in [("scores", scores), *((f"scores[{i}]", scores[:, i]) for i in range(len(shares)))]:
+        outputs |= {(name, "count"): values.size, (name, "sum"): values.sum(), (name, "sum_squares"): (values**2).sum()}
+    return Traffic(good.requests, good.latency, Counter(outputs))
+
+
+def trial(
+    seed: int, share: float = 0.2, most: int = 5000, limits: Limits = LIMITS, asked=traffic, common=None, **canary
+) -> tuple[str, int, str]:
     """A whole trial: decision, requests that the canary had answered, why."""
     random = np.random.default_rng(seed)
     stable, tried, look = Traffic(), Traffic(), 1
     while due(look) <= most:
         new = due(look) - tried.total
-        tried += traffic(random, new, **canary)
-        stable += traffic(random, int(new / share * (1 - share)))
+        tried += asked(random, new, **(common or {}), **canary)
+        stable += asked(random, int(new / share * (1 - share)), **(common or {}))
         verdict = judge(stable, tried, look, limits)
         if verdict.decision != "wait":
             return verdict.decision, tried.total, verdict.why
@@ -52,6 +68,52 @@ def test_an_equal_canary_is_rolled_back_less_often_than_the_confidence_allows_an
     found = Counter(trial(seed)[0] for seed in range(300))
     assert found["roll back"] <= 0.05 * 300
     assert found["promote"] >= 0.93 * 300
+
+
+RARE = {"shares": (0.6, 0.3, 0.05, 0.02, 0.01, 0.01, 0.005, 0.003, 0.001, 0.001)}
+
+
+@pytest.mark.parametrize("common", [{}, RARE], ids=["even", "rare"])
+@pytest.mark.parametrize(("share", "promoted"), [(0.2, 0.93), (0.5, 0.93), (0.9, 0)])
+def test_an_equal_canary_of_ten_classes_is_seldom_rolled_back_and_else_promoted(share, promoted, common):
+    """Of 90% the stable version answers too little for a promotion within 5000 requests."""
+    trials = [trial(seed, share, asked=classes, common=common) for seed in range(60)]
+    found = Counter(decision for decision, _, _ in trials)
+    assert found["roll back"] <= 0.05 * 60
+    assert found["promote"] >= promoted * 60
+    assert share > 0.2 or np.median([asked for _, asked, _ in trials]) <= 1200
+
+
+def test_a_canary_that_collapses_onto_one_class_is_rolled_back_within_so_many_requests_and_the_class_is_named():
+    found = [trial(seed, asked=classes, collapsed=1.0) for seed in range(40)]
+    assert {decision for decision, _, _ in found} == {"roll back"}
+    assert np.quantile([count for _, count, _ in found], 0.9) <= 30
+    assert all("output scores[3] moved by" in why for _, _, why in found)
+    assert max(why.count("moved by") for _, _, why in found) <= 3
+
+
+def test_a_canary_that_answers_one_class_too_often_is_rolled_back_within_so_many_requests():
+    found = [trial(seed, asked=classes, collapsed=0.25) for seed in range(40)]
+    assert {decision for decision, _, _ in found} == {"roll back"}
+    assert np.quantile([count for _, count, _ in found], 0.9) <= 350
+
+
+def test_a_class_that_hardly_occurs_may_move_by_ten_times_of_next_to_nothing():
+    def answers(rare: float) -> Traffic:
+        outputs: Counter = Counter()
+        for name, values in {"s": [0.9, 0.1 - rare, rare], "s[0]": [0.9], "s[1]": [0.1 - rare], "s[2]": [rare]}.items():
+            moments = {"count": len(values), "sum": sum(values), "sum_squares": sum(v * v for v in values)}
+            outputs.update({(name, moment): 5000 * value for moment, value in moments.items()})
+        return Traffic(Counter(OK=5000), requests(5000).latency, outputs)
+
+    assert judge(answers(1e-4), answers(1e-3)).decision == "promote"
+    assert "output s[2] moved by" in judge(answers(1e-4), answers(0.05)).why
+
+
+def test_a_column_that_the_canary_has_not_is_not_waited_for():
+    random = np.random.default_rng(0)
+    stable, canary = (classes(random, 3000, (1 / n,) * n) for n in (4, 3))
+    assert "not answered" not in judge(stable, canary).why
 
 
 def test_an_equal_canary_of_few_guarantees_is_still_seldom_rolled_back_over_many_looks():

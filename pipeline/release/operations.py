@@ -10,6 +10,7 @@ from typing import NoReturn
 
 from pipeline.errors import REFUSED, USAGE, UserError
 from pipeline.release import live, rollout
+from pipeline.release.access import Access
 from pipeline.release.traffic import PATH
 from pipeline.release.verdict import Limits
 
@@ -63,6 +64,10 @@ def _parser(command: str) -> argparse.ArgumentParser:
         parser.add_argument("--follow", type=float, metavar="SECONDS", help="go on, looking this often")
     if command == "canary":
         _canary_options(parser)
+    if command in ("canary", "status", "models-config"):
+        asked = parser.add_argument_group("with --address, as for `minibatch predict`")
+        asked.add_argument("--token_file", type=Path, metavar="FILE", help="its text is sent as a bearer token")
+        asked.add_argument("--tls_ca", type=Path, metavar="PEM", help="TLS, trusting what these certificates sign")
     return parser
 
 
@@ -94,6 +99,7 @@ def _canary(given: argparse.Namespace) -> None:
     root = given.root / given.model
     if given.judge and not given.address:
         raise UserError("--judge needs --address: the REST port, or the admin port, of every server.", USAGE)
+    access = _access(given)
     print(rollout.canary(root, given.version, given.percent, given.why), flush=True)
     state = live.current(root)
     if given.judge and state and state.canary == given.version:
@@ -102,7 +108,7 @@ def _canary(given: argparse.Namespace) -> None:
         limits = Limits(
             given.min_requests, given.max_error_increase, given.max_latency_ratio, given.max_shift, given.confidence
         )
-        read = trial.reader(given.address, given.model, given.metrics_path)
+        read = trial.reader(given.address, given.model, given.metrics_path, access)
         print(trial.watch(root, read, limits, given.max_seconds, given.every))
 
 
@@ -110,9 +116,10 @@ def _status(given: argparse.Namespace) -> None:
     from pipeline.release.standing import table
     from pipeline.release.tfserving import standing
 
+    access = _access(given)
     names = [given.model] if given.model else sorted(standing(given.root))
     for name in names:
-        print("\n".join(table(given.root / name, given.address)))
+        print("\n".join(table(given.root / name, given.address, access)))
 
 
 def _audit(given: argparse.Namespace) -> None:
@@ -129,7 +136,14 @@ def _audit(given: argparse.Namespace) -> None:
 def _models_config(given: argparse.Namespace) -> None:
     from pipeline.release.tfserving import follow
 
-    follow(given.root, given.base_path, given.output, given.address, given.follow)
+    follow(given.root, given.base_path, given.output, given.address, given.follow, access=_access(given))
+
+
+def _access(given: argparse.Namespace) -> Access:
+    """Raises UserError for a file without a token or certificates, before anything is done."""
+    access = Access(given.token_file, given.tls_ca)
+    access.token(), access.context()
+    return access
 
 
 def _name(text: str) -> bool:

@@ -6,12 +6,13 @@ from pathlib import Path
 from pipeline import manifest
 from pipeline.errors import UNAVAILABLE, UserError
 from pipeline.release import live
+from pipeline.release.access import OPEN, Access
 
 
-def table(root: Path, address: str | None = None) -> Iterator[str]:
+def table(root: Path, address: str | None = None, access: Access = OPEN) -> Iterator[str]:
     """A line a version, newest first, under a heading; with `address` (REST) also what the server there says. Raises
     Corrupt when LIVE.json is."""
-    state, served = live.current(root), server(address, root.name) if address else {}
+    state, served = live.current(root), server(address, root.name, access) if address else {}
     numbers = {*live.versions(root), *(state.versions if state else []), *served}
     yield f"{root.name:<20} {'on disk':<12}{'live':<14}{'server' if address else ''}".rstrip()
     for number in sorted(numbers, reverse=True):
@@ -22,15 +23,18 @@ def table(root: Path, address: str | None = None) -> Iterator[str]:
         yield f"  {event.event}, {event.when}, {event.who}: {event.why}"
 
 
-def server(address: str, model: str) -> dict[int, str]:
+def server(address: str, model: str, access: Access = OPEN) -> dict[int, str]:
     """State of each version by the server's own words. Raises UserError(UNAVAILABLE)."""
-    from serving.client import Client, NotFound, ServingError
+    from serving.client import Client, NotFound, ServingError, Tls, Unauthorized
 
+    token, tls = access.token(), Tls(access.tls_ca) if access.context() else None
     try:
-        with Client(address, timeout=10) as client:
+        with Client(address, timeout=10, token=token, tls=tls) as client:
             known = client.status(model)
     except NotFound:
         return {}
+    except Unauthorized:
+        raise UserError(f"{address} answers 401: give the server's token with --token_file.", UNAVAILABLE) from None
     except ServingError as error:
         raise UserError(f"{address}: {' '.join(str(error).split())}", UNAVAILABLE) from None
     return {v.version: f"{v.state} {v.error_message}".rstrip() for v in known}

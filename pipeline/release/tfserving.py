@@ -15,6 +15,7 @@ from pathlib import Path
 from pipeline import manifest
 from pipeline.errors import MISSING, UserError
 from pipeline.release import live
+from pipeline.release.access import OPEN, Access
 from pipeline.release.live import Live
 from pipeline.release.standing import server
 
@@ -47,14 +48,20 @@ def standing(root: Path) -> dict[str, Live]:
     return {name: state for name, state in found.items() if state is not None}
 
 
-def config(root: Path, base_path: str, used: Mapping[str, Labels], address: str | None = None) -> tuple[str, bool]:
+def config(
+    root: Path,
+    base_path: str,
+    used: Mapping[str, Labels],
+    address: str | None = None,
+    access: Access = OPEN,
+) -> tuple[str, bool]:
     """The text of models.config, and whether nothing is left to move. Without `address` (REST) it is where all should
     end, which is what a server can be started with. Raises UserError when the server does not answer."""
     blocks, noted, settled = [], {}, True
     for name, wanted in standing(root).items():
         versions, targets = wanted.versions, labels(wanted)
         if address is not None:
-            states = server(address, name)
+            states = server(address, name, access)
             available = {version for version, state in states.items() if state.startswith("AVAILABLE")}
             versions, targets = next_config(wanted, used.get(name, {}), available)
         settled &= (versions, targets) == (wanted.versions, labels(wanted))
@@ -71,12 +78,13 @@ def follow(
     address: str | None,
     every: float | None,
     sleep: Callable[[float], None] = time.sleep,
+    access: Access = OPEN,
 ) -> None:
     """Writes `output`, in one rename, whenever it should be another; for ever with `every`, else until all is settled
     for one look. A server that is not up yet is given the config to start with."""
     while True:
         try:
-            text, settled = config(root, base_path, _used(output), address)
+            text, settled = config(root, base_path, _used(output), address, access)
         except UserError as error:
             if every is None:
                 raise

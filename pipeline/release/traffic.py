@@ -6,6 +6,7 @@
 :minibatch:serving:output_column_{count,sum,sum_squares}{model_name,version,output,column}  of those [rows, 2 to 64]
 """
 
+import http.client
 import math
 import re
 import urllib.error
@@ -14,6 +15,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from pipeline.errors import UNAVAILABLE, UserError
+from pipeline.release.access import OPEN, Access
 
 PATH = "/monitoring/prometheus/metrics"
 _LINE = re.compile(r":minibatch:serving:(\w+)\{(.*)\} (\S+)")
@@ -72,19 +74,26 @@ def parse(page: str, model: str) -> dict[int, Traffic]:
     return found
 
 
-def scrape(address: str, model: str, path: str = PATH) -> dict[int, Traffic]:
+def scrape(address: str, model: str, path: str = PATH, access: Access = OPEN) -> dict[int, Traffic]:
     """The traffic that the server at `address` (host:port) counts. Raises UserError(UNAVAILABLE)."""
-    url = f"http://{address}{path}"
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy stands between us and the address
+    context, token = access.context(), access.token()
+    url = f"{'https' if context else 'http'}://{address}{path}"
+    # no proxy stands between us and the address
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context))
+    request = urllib.request.Request(url)
+    if token:
+        request.add_unredirected_header("Authorization", f"Bearer {token}")
     try:
-        with opener.open(url, timeout=10) as answer:
+        with opener.open(request, timeout=10) as answer:
             return parse(answer.read().decode(), model)
     except urllib.error.HTTPError as error:
+        if error.code == http.HTTPStatus.UNAUTHORIZED:
+            raise UserError(f"{url} answers 401: give the server's token with --token_file.", UNAVAILABLE) from None
         raise UserError(
             f"{url} answers {error.code}: start the server with --monitoring_config_file, whose `path` is {path}.",
             UNAVAILABLE,
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         raise UserError(f"{url} cannot be read ({getattr(error, 'reason', None) or error}).", UNAVAILABLE) from None
 
 

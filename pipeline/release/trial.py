@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pipeline.errors import Refused, UserError
 from pipeline.release import live, rollout
+from pipeline.release.access import Access
 from pipeline.release.traffic import Traffic, scrape
 from pipeline.release.verdict import Limits, Verdict, due, judge
 
@@ -69,8 +70,8 @@ def watch(
     raise Refused(f"{root.name}: the canary {state.canary} was rolled back: {why}.")
 
 
-def reader(addresses: list[str], model: str, path: str) -> Callable[[], list[dict[int, Traffic]]]:
-    return lambda: [scrape(address, model, path) for address in addresses]
+def reader(addresses: list[str], model: str, path: str, access: Access) -> Callable[[], list[dict[int, Traffic]]]:
+    return lambda: [scrape(address, model, path, access) for address in addresses]
 
 
 def _since(page: list[dict[int, Traffic]], last: list[dict[int, Traffic]], version: int) -> Traffic:

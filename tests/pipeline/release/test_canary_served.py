@@ -8,6 +8,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,8 @@ import tensorflow as tf
 from pipeline import manifest
 from pipeline.release import live, rollout
 from pipeline.release.live import Live
-from serving.client import Client, ServingError
+from serving.client import Client, ServingError, Tls
+from tests.serving.certificates import write_certificate
 
 ROOT = Path(__file__).parents[3]
 MONITORING = ROOT / "serving" / "tfserving" / "monitoring.config"
@@ -41,33 +44,44 @@ VERSIONS = {1: Doubled(), 2: Doubled(fails=0.2), 3: Doubled(shift=1.0), 4: Doubl
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory):
-    """The model's folder and the REST address of a server that follows its LIVE.json; version 1 is stable."""
-    exports = tmp_path_factory.mktemp("served") / "exports"
-    root = exports / "doubled"
+def root(tmp_path_factory) -> Path:
+    """The model's folder; version 1 is stable."""
+    root = tmp_path_factory.mktemp("served") / "exports" / "doubled"
     for number, module in VERSIONS.items():
         with manifest.committing(root / str(number)) as draft:
             tf.saved_model.save(module, str(draft.path), signatures={"serving_default": module.serve})
     with live.locked(root):
         live.commit(root, "push", None, Live(1), "first")
+    return root
+
+
+@contextmanager
+def serving(root: Path, *flags: str, **client) -> Iterator[str]:
+    """The REST address of a server that follows the model's LIVE.json."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    words = [f"--serving_root={exports}", f"--rest_api_port={port}", "--port=0", "--file_system_poll_wait_seconds=0.2"]
-    words.append(f"--monitoring_config_file={MONITORING}")
+    words = [f"--serving_root={root.parent}", f"--rest_api_port={port}", "--port=0"]
+    words += ["--file_system_poll_wait_seconds=0.2", f"--monitoring_config_file={MONITORING}", *flags]
     process = subprocess.Popen([sys.executable, "-m", "serving.server", *words], cwd=ROOT, stderr=subprocess.DEVNULL)
     address = f"127.0.0.1:{port}"
     try:
-        settled(address, {1})
-        yield root, address
+        settled(address, {1}, **client)
+        yield address
     finally:
         process.terminate()
         process.wait(30)
 
 
-def settled(address: str, versions: set[int]) -> None:
+@pytest.fixture(scope="module")
+def served(root):
+    with serving(root) as address:
+        yield root, address
+
+
+def settled(address: str, versions: set[int], **options) -> None:
     """Returns when the server offers all of these versions."""
     deadline = time.monotonic() + 120
-    with Client(address, timeout=10) as client:
+    with Client(address, timeout=10, **options) as client:
         while True:
             try:
                 if versions <= {v.version for v in client.status("doubled") if v.state == "AVAILABLE"}:
@@ -81,13 +95,13 @@ def settled(address: str, versions: set[int]) -> None:
 class Stream:
     """Requests that name no version, one after another, until it is left; counts those that failed."""
 
-    def __init__(self, address: str):
-        self.address, self.sent, self.failed, self.stop = address, 0, 0, threading.Event()
+    def __init__(self, address: str, **options):
+        self.address, self.options, self.sent, self.failed, self.stop = address, options, 0, 0, threading.Event()
         self.thread = threading.Thread(target=self.run)
 
     def run(self) -> None:
         random = np.random.default_rng(0)
-        with Client(self.address, timeout=10) as client:
+        with Client(self.address, timeout=10, **self.options) as client:
             while not self.stop.is_set() and self.sent < 30_000:
                 self.sent += 1
                 try:
@@ -105,9 +119,9 @@ class Stream:
         self.thread.join()
 
 
-def canary(root: Path, address: str, version: int) -> subprocess.CompletedProcess:
+def canary(root: Path, address: str, version: int, *more: str) -> subprocess.CompletedProcess:
     words = ["canary", root.name, "--root", str(root.parent), "--version", str(version), "--percent", "20", "--judge"]
-    command = [sys.executable, "-m", "pipeline", *words, "--address", address, "--max-seconds", "90"]
+    command = [sys.executable, "-m", "pipeline", *words, "--address", address, "--max-seconds", "90", *more]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=150, env={**os.environ})
 
 
@@ -130,6 +144,28 @@ def test_a_canary_that_fails_or_answers_something_else_is_rolled_back_by_itself(
     asked = int(last.why.split()[2])
     assert asked <= 150, last.why
     assert stream.failed <= asked
+
+
+@pytest.mark.chaos
+def test_a_judge_reads_the_admin_port_of_a_hardened_server_over_tls_with_its_token(root, tmp_path):
+    rollout.rollback(root, 1)
+    certificate, key = write_certificate(tmp_path)
+    (tmp_path / "token").write_text("t0ken\n")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        admin = free.getsockname()[1]
+    flags = [f"--tls_certificate={certificate}", f"--tls_key={key}", f"--token_file={tmp_path / 'token'}"]
+    options = {"token": "t0ken", "tls": Tls(certificate)}
+    access = ["--token_file", str(tmp_path / "token"), "--tls_ca", str(certificate)]
+    with (
+        serving(root, "--profile=hardened", f"--admin_port={admin}", *flags, **options) as address,
+        Stream(address, **options),
+    ):
+        done = canary(root, f"127.0.0.1:{admin}", 5, *access)
+        words = ["status", root.name, "--root", str(root.parent), "--address", address, *access]
+        told = subprocess.run([sys.executable, "-m", "pipeline", *words], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 3, done.stderr
+    assert "scores[1] moved by" in live.events(root)[-1].why
+    assert "AVAILABLE" in told.stdout, told.stderr
 
 
 @pytest.mark.chaos

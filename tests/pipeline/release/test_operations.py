@@ -1,6 +1,7 @@
 """What an operator types, and what comes back: one line or a table, an exit code, nothing imported that is slow."""
 
 import json
+import ssl
 import subprocess
 import sys
 import threading
@@ -14,6 +15,7 @@ from pipeline import manifest
 from pipeline.release import live
 from pipeline.release.live import Live
 from pipeline.release.traffic import PATH
+from tests.serving.certificates import write_certificate
 
 ROOT = Path(__file__).parents[3]
 
@@ -93,13 +95,15 @@ STATUS = {
 
 
 class Fake:
-    """A server of fixed pages on the loopback device."""
+    """A server of fixed pages on the loopback device: for callers with `token` only, over TLS with `pem`, its
+    certificate and key."""
 
-    def __init__(self, pages: dict[str, str]):
+    def __init__(self, pages: dict[str, str], token: str | None = None, pem: tuple[Path, Path] | None = None):
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self):
-                body = pages.get(self.path, "").encode()
-                self.send_response(200 if body else 404)
+                known = token is None or self.headers["Authorization"] == f"Bearer {token}"
+                body = pages.get(self.path, "").encode() if known else b"{}"
+                self.send_response(401 if not known else 200 if body else 404)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
@@ -109,6 +113,10 @@ class Fake:
                 pass
 
         self.server = HTTPServer(("127.0.0.1", 0), Handler)
+        if pem:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(*pem)
+            self.server.socket = context.wrap_socket(self.server.socket, server_side=True)
         self.thread = threading.Thread(target=self.server.serve_forever, args=(0.01,))
 
     def __enter__(self) -> str:
@@ -125,6 +133,73 @@ def test_a_server_that_does_not_answer_is_one_line(minibatch):
     code, _, said = minibatch("status", "digits", "--address", "127.0.0.1:9")
     assert (code, said.count("\n")) == (69, 1)
     assert "127.0.0.1:9" in said
+
+
+@pytest.fixture(scope="module")
+def pem(tmp_path_factory):
+    return write_certificate(tmp_path_factory.mktemp("pem"))
+
+
+COMMANDS = {
+    "canary": "canary digits --version 3 --judge --max-seconds 0.1",
+    "status": "status digits",
+    "models-config": "models-config --output OUTPUT",
+}
+
+
+@pytest.fixture(params=COMMANDS)
+def asking(request, minibatch, tmp_path):
+    """Runs a command that asks a server; exit code and standard error."""
+    words = COMMANDS[request.param].replace("OUTPUT", str(tmp_path / "models.config")).split()
+
+    def run(address: str, *more: object) -> tuple[int, str]:
+        code, _, said = minibatch(*words, "--address", address, *map(str, more))
+        return code, said
+
+    run.done = 3 if request.param == "canary" else 0  # nobody asks the canary, so that it is rolled back in the end
+    return run
+
+
+PAGES = {PATH: "# nothing\n", "/v1/models/digits": json.dumps(STATUS)}
+SECRET = "s3cret-t0ken"
+
+
+def test_a_server_over_tls_with_a_token_is_asked_with_both(asking, pem, tmp_path):
+    (tmp_path / "token").write_text(f"{SECRET}\n")
+    with Fake(PAGES, SECRET, pem) as address:
+        code, said = asking(address, "--tls_ca", pem[0], "--token_file", tmp_path / "token")
+    assert code == asking.done, said
+    assert SECRET not in said
+
+
+def test_a_server_that_asks_for_a_token_is_unavailable_without_it(asking, tmp_path):
+    with Fake(PAGES, SECRET) as address:
+        code, said = asking(address)
+        (tmp_path / "token").write_text("another")
+        other, told = asking(address, "--token_file", tmp_path / "token")
+    assert (code, other, said.count("\n"), told.count("\n")) == (69, 69, 1, 1)
+    assert "token" in said
+    assert "another" not in told
+
+
+def test_a_server_over_tls_that_is_asked_in_the_clear_or_is_not_trusted_is_unavailable(asking, pem, tmp_path):
+    strange, _ = write_certificate(tmp_path)
+    with Fake(PAGES, pem=pem) as address:
+        for more in ([], ["--tls_ca", strange]):
+            code, said = asking(address, *more)
+            assert (code, said.count("\n")) == (69, 1)
+
+
+@pytest.mark.parametrize("option", ["--token_file", "--tls_ca"])
+@pytest.mark.parametrize("text", [None, "", f"{SECRET}\ntwo lines", f"{SECRET}\u00e9"])
+def test_a_file_without_token_or_certificates_is_told_before_anything_is_done(asking, exports, tmp_path, option, text):
+    if text is not None:
+        (tmp_path / "file").write_text(text)
+    code, said = asking("127.0.0.1:9", option, tmp_path / "file")
+    assert (code, said.count("\n")) == (66, 1)
+    assert f"{option} {tmp_path / 'file'}" in said
+    assert SECRET not in said
+    assert live.read(exports / "digits") == Live(2, 1)
 
 
 def test_a_judge_without_metrics_says_which_flag_the_server_needs_and_leaves_the_canary(minibatch, exports):

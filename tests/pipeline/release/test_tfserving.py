@@ -71,7 +71,7 @@ class Server:
     def answerable(self) -> bool:
         return all(v in self.available[name] for name, targets in self.labels.items() for v in targets.values())
 
-    def status(self, address: str, name: str) -> dict[int, str]:
+    def status(self, address: str, name: str, access) -> dict[int, str]:
         return {version: "AVAILABLE" for version in self.available.get(name, set())}
 
 
@@ -130,7 +130,7 @@ def test_every_config_is_one_that_the_server_takes_and_when_all_is_loaded_it_is_
 
 
 def test_a_server_that_is_not_up_yet_gets_a_config_to_start_with_and_later_keeps_what_it_has(root, monkeypatch):
-    def down(address, name):
+    def down(address, name, access):
         raise UserError("nobody listens there")
 
     monkeypatch.setattr(tfserving, "server", down)

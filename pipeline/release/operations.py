@@ -20,7 +20,8 @@ TEXTS = {
     "promote": "Makes the canary the stable version; what was stable stays loaded.",
     "rollback": "Takes the canary away; without one, the previous version is stable again.",
     "status": "Shows the versions of a model, or of all, and what is live.",
-    "audit": "Walks from the live version back to the data. Exit code 3 when a link is missing or not what it was.",
+    "audit": "Walks from the live version back to the data. Exit code 3 when a link is missing, "
+    "not what it was, or not recorded.",
     "models-config": "Writes what is live of all models as a models.config of TF Serving.",
 }
 
@@ -127,10 +128,12 @@ def _audit(given: argparse.Namespace) -> None:
 
     chain = audit.audit(given.root / given.model)
     print("\n".join(audit.lines(chain)))
-    broken = [link for link in chain if link.broken]
-    if broken:
-        names = ", ".join(link.name for link in broken)
-        raise UserError(f"{given.model}: {len(broken)} of {len(chain)} links are broken: {names}.", REFUSED)
+    told = []
+    for state, verb in [("BROKEN", "are broken"), ("unknown", "were not recorded")]:
+        names = [link.name for link in chain if link.state == state]
+        told += [f"{len(names)} of {len(chain)} links {verb}: {', '.join(names)}"] if names else []
+    if told:
+        raise UserError(f"{given.model}: {'; '.join(told)}.", REFUSED)
 
 
 def _models_config(given: argparse.Namespace) -> None:

@@ -47,10 +47,10 @@ def home(tmp_path) -> Path:
     return tmp_path
 
 
-def broken(home: Path) -> dict[str, str]:
+def broken(home: Path, state: str = "BROKEN") -> dict[str, str]:
     chain = audit(home / "exports" / "digits")
     assert [link.name for link in chain] == LINKS
-    return {link.name: link.text for link in chain if link.broken}
+    return {link.name: link.text for link in chain if link.state == state}
 
 
 def test_an_unbroken_chain_names_every_link(home, capsys):
@@ -96,7 +96,7 @@ def edit(path: Path, name: str, value) -> None:
 def test_a_link_that_is_gone_or_changed_is_named(home, change, names):
     change(home)
     chain = audit(home / "exports" / "digits")
-    assert [link.name for link in chain if link.broken] == names
+    assert [link.name for link in chain if link.state == "BROKEN"] == names
 
 
 def test_records_that_were_made_anew_with_other_rows_are_not_those_of_the_push(home):
@@ -115,7 +115,7 @@ def test_a_broken_chain_is_exit_code_3_in_one_line(home, capsys):
         command.main(["audit", "digits", "--root", str(home / "exports")])
     assert ended.value.code == 3
     said = capsys.readouterr()
-    assert "BROKEN records" in said.out
+    assert "BROKEN  records" in said.out
     assert said.err == "minibatch: digits: 1 of 8 links are broken: records.\n"
 
 
@@ -126,12 +126,12 @@ def test_a_tree_that_was_moved_as_a_whole_is_still_whole(home, tmp_path_factory)
     home.mkdir()
 
 
-def test_a_version_that_no_gate_judged_is_a_broken_chain(home):
+def test_a_version_that_no_gate_judged_is_not_known_to_be_accepted(home):
     with manifest.committing(home / "exports" / "digits" / "2") as draft:
         draft.facts.update(seed=7)
     rollout.canary(home / "exports" / "digits", 2, 10)
     rollout.promote(home / "exports" / "digits")
-    assert "does not say how the gate decided" in broken(home)["decision"]
+    assert "does not say how the gate decided" in broken(home, "unknown")["decision"]
 
 
 def remade(home: Path, change) -> None:
@@ -152,7 +152,8 @@ def remade(home: Path, change) -> None:
         (lambda facts: facts["parents"]["decision"].update(export="0" * 16), "decision", "about other files"),
         (lambda facts: facts["parents"]["decision"].update(accepted=False), "decision", "the gate refused it"),
         (lambda facts: facts.update(seed=8), "run", "has seed 7, the export 8"),
-        (lambda facts: facts["parents"]["sha256"].pop("records"), "records", "does not say what"),
+        (lambda facts: facts["parents"].update(records="0" * 16), "records", "is not called 0000"),
+        (lambda facts: (facts.update(seed=8), facts["parents"].pop("sha256")), "run", "has seed 7, the export 8"),
     ],
 )
 def test_a_version_that_tells_another_story_than_its_links_is_found(home, change, link, told):
@@ -160,6 +161,44 @@ def test_a_version_that_tells_another_story_than_its_links_is_found(home, change
     found = broken(home)
     assert list(found) == [link]
     assert told in found[link]
+
+
+UNRECORDED = {
+    "a digest": (lambda facts: facts["parents"]["sha256"].pop("records"), ["records"]),
+    "all digests": (lambda facts: facts["parents"].pop("sha256"), ["run", "checkpoint", "records"]),
+    "the decision": (lambda facts: facts["parents"].pop("decision"), ["decision"]),
+    "what the decision is about": (lambda facts: facts["parents"]["decision"].pop("export"), ["decision"]),
+    "the champion": (lambda facts: facts["parents"]["decision"].pop("champion"), ["decision"]),
+    "the seed": (lambda facts: facts.pop("seed"), ["run"]),
+    "the checkpoint": (lambda facts: facts.pop("best_checkpoint"), ["checkpoint"]),
+    "where the records are": (lambda facts: facts["parents"].pop("records_dir"), ["records"]),
+    "the name of the records": (lambda facts: facts["parents"].pop("records"), []),
+    "the code": (lambda facts: facts["parents"].pop("fingerprint"), ["code"]),
+    "the code of the run": (lambda facts: facts["parents"].update(fingerprint=None), ["code"]),
+    "all of it": (
+        lambda facts: facts.pop("parents"), ["decision", "run", "export", "checkpoint", "records", "code"],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "names"), UNRECORDED.values(), ids=UNRECORDED)
+def test_what_an_earlier_release_did_not_record_is_unknown_and_not_broken(home, change, names):
+    remade(home, change)
+    assert broken(home) == {}
+    assert list(broken(home, "unknown")) == names
+
+
+def test_an_incomplete_chain_is_exit_code_3_and_a_line_that_says_so(home, capsys):
+    remade(home, lambda facts: facts["parents"].pop("sha256"))
+    shutil.rmtree(home / "records")
+    with pytest.raises(SystemExit) as ended:
+        command.main(["audit", "digits", "--root", str(home / "exports")])
+    said = capsys.readouterr()
+    assert ended.value.code == 3
+    assert "unknown run  " in said.out
+    assert said.err == (
+        "minibatch: digits: 1 of 8 links are broken: records; 2 of 8 links were not recorded: run, checkpoint.\n"
+    )
 
 
 def test_a_run_that_was_exported_anew_with_other_files_is_not_where_the_version_comes_from(home):

@@ -1,11 +1,14 @@
 """The metrics page as counts of each version, and what came between two looks at it."""
 
 import math
+import socket
+import threading
 from collections import Counter
 
 import pytest
 
-from pipeline.release.traffic import Traffic, parse, quantile
+from pipeline.errors import UNAVAILABLE, UserError
+from pipeline.release.traffic import Traffic, parse, quantile, scrape
 
 PAGE = r"""
 # TYPE :tensorflow:serving:request_count counter
@@ -73,3 +76,20 @@ def test_a_quantile_lies_between_the_bounds_of_its_bucket():
 )
 def test_lines_that_are_not_about_a_version_are_passed_over(line):
     assert parse(line, "digits") == {}
+
+
+def test_a_port_that_speaks_no_http_is_unavailable_in_one_line():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer():
+            line, _ = server.accept()
+            with line:
+                line.recv(1000)
+                line.sendall(b"\x00\x00\x12\x04\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        with pytest.raises(UserError, match="cannot be read") as raised:
+            scrape(f"127.0.0.1:{server.getsockname()[1]}", "digits")
+        thread.join()
+    assert raised.value.code == UNAVAILABLE

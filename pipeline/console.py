@@ -6,12 +6,21 @@ import os
 import sys
 from collections.abc import Iterator
 
+from pipeline.errors import redacted
+
+
+class Redacting(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return redacted(super().format(record))
+
 
 def quieten(tensorflow: bool) -> None:
     """TensorFlow's start-up chatter off, ours on."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # what goes wrong reaches Python as an exception
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(Redacting("%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("pipeline").setLevel(logging.INFO)
     if tensorflow:
         with deaf():

@@ -7,6 +7,8 @@ UserError            what is wrong, where, and what to do, in one line
 
 import errno
 import os
+import re
+from typing import Any
 
 USAGE = 2  # unknown preset, unknown option, a value out of range
 REFUSED = 3  # the gate said no; nothing was pushed
@@ -19,11 +21,31 @@ INTERRUPTED = 130  # Ctrl-C
 TERMINATED = 143  # stopped by SIGTERM after a checkpoint
 
 
+_SECRET = r"(?:token|secret|password|passwd|api[_-]?key|credentials?)"
+_NAME = rf"--?[\w.-]{{0,40}}{_SECRET}"
+_USERINFO = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*:/{1,2})[^/@\s]+@")  # of a URL; as a path it has one slash
+_GIVEN = re.compile(rf"(?i)({_SECRET}=|{_NAME} +|authorization[\"']?\s*[:=]\s*[\"']?(?:(?:bearer|basic) )?)[^\s\"',]+")
+_NAMED = re.compile(rf"(?i){_NAME}")
+
+
+def redacted(value: Any) -> Any:
+    """Text, or JSON values, without what must stand in no log, report or manifest: user and password of a URL, and the
+    value of what is called a token, secret or password. The word after `--password` is one, too."""
+    if isinstance(value, str):
+        return _GIVEN.sub(r"\1***", _USERINFO.sub(r"\1***@", value))
+    if isinstance(value, dict):
+        return {key: redacted(each) for key, each in value.items()}
+    if isinstance(value, list):
+        named = [False, *(isinstance(each, str) and bool(_NAMED.fullmatch(each)) for each in value)]
+        return ["***" if hidden else redacted(each) for each, hidden in zip(value, named, strict=False)]
+    return value
+
+
 class UserError(Exception):
-    """`message` is shown as it is, in one line; `code` becomes the exit status of the command."""
+    """`message` is shown as it is, redacted, in one line; `code` becomes the exit status of the command."""
 
     def __init__(self, message: str, code: int = DATA):
-        super().__init__(message)
+        super().__init__(redacted(message))
         self.code = code
 
 

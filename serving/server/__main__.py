@@ -21,8 +21,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname).1s %(message)s", stream=sys.stderr)
     log = logging.getLogger("serving")
-    for argument in unknown:
-        log.warning("unknown argument: %s (passed over)", argument)
+    for name in (argument.partition("=")[0] for argument in unknown if argument[0] == "-"):  # a value may be a secret
+        log.warning("unknown argument: %s (passed over)", name)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported; what fails raises
     try:
         configs = model_configs(flags)

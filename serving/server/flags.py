@@ -120,7 +120,7 @@ def parse(argv: Sequence[str]) -> tuple[Flags, list[str]]:
     hardened = getattr(given, "profile", "compatible") == "hardened"
     if hardened:
         if unknown:
-            parser.error(f"unknown argument: {unknown[0]} (--profile=hardened takes none)")
+            parser.error(f"unknown argument: {unknown[0].partition('=')[0]} (--profile=hardened takes none)")
         defaults = {f.name: f.metadata["hardened"] for f in fields(Flags) if "hardened" in f.metadata}
     else:
         defaults = {}

@@ -78,7 +78,7 @@ def test_an_unknown_flag_is_passed_over_when_compatible_and_refused_when_hardene
     with pytest.raises(SystemExit) as stop:
         parse([*words, "--profile=hardened"])
     assert stop.value.code == 2
-    assert "unknown argument: --no_such_flag=1" in capsys.readouterr().err
+    assert "unknown argument: --no_such_flag (" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

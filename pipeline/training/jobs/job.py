@@ -4,7 +4,7 @@ import math
 import re
 from dataclasses import dataclass
 
-from pipeline.errors import USAGE, UserError
+from pipeline.errors import USAGE, UserError, redacted
 
 PORT = 2222  # where workers listen to each other
 ROOT = "/srv/work"  # the image's working folder, where the bucket is mounted
@@ -59,6 +59,9 @@ class Job:
                 raise UserError(f"--{field} {value!r}: give {example}.", USAGE)
         if unprintable := [word for word in (self.preset, *self.options) if not word.isprintable()]:
             raise UserError(f"{unprintable[0]!r}: holds a character that no job file can.", USAGE)
+        if (shown := redacted([*self.options])) != [*self.options]:
+            word = next(word for word, typed in zip(shown, self.options, strict=True) if word != typed)
+            raise UserError(f"{word}: a job file would hold it in the clear; give it to the machines.", USAGE)
         if not 1 <= self.workers <= 1000:
             raise UserError(f"--workers {self.workers}: give 1 to 1000.", USAGE)
         if not 1 <= self.accelerators <= 16:

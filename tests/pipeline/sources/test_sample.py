@@ -3,7 +3,9 @@
 import bz2
 import gzip
 import hashlib
+import io
 import json
+import os
 import sys
 import zipfile
 from multiprocessing.reduction import ForkingPickler
@@ -254,6 +256,71 @@ def test_a_broken_member_is_one_line_naming_the_wheel(monkeypatch, tmp_path, nam
     with pytest.raises(UserError, match="cannot be read") as caught:
         rows(opened(name, tmp_path, path=file))
     assert str(file) in one_line(caught.value, DATA)
+
+
+def claiming(data: bytes, size: int) -> bytes:
+    """The zip with another unpacked size for its one member, in the directory at its end."""
+    at = data.rindex(b"PK\x01\x02") + 24
+    return data[:at] + size.to_bytes(4, "little") + data[at + 4 :]
+
+
+def zipped(member: str, data: bytes, **options) -> bytes:
+    held = io.BytesIO()
+    with zipfile.ZipFile(held, "w", **options) as archive:
+        archive.writestr(member, data)
+    return held.getvalue()
+
+
+ZEROS = bytes(2**22)
+BOMBS = {
+    "gzip": ("a.gz", lambda: zipped("a.gz", PACK[".gz"](ZEROS)), "unpacks to more than 1048576 bytes"),
+    "bzip2": ("a.bz2", lambda: zipped("a.bz2", PACK[".bz2"](ZEROS)), "unpacks to more than 1048576 bytes"),
+    "zip": ("a", lambda: zipped("a", ZEROS, compression=zipfile.ZIP_DEFLATED), "claims to unpack to 4194304"),
+    "too small a claim": (
+        "a", lambda: claiming(zipped("a", ZEROS, compression=zipfile.ZIP_DEFLATED), 1000), "Bad CRC-32",
+    ),
+    "too large a claim": ("a", lambda: claiming(zipped("a", b"x"), 2**32 - 2), "claims to unpack to 4294967294"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("member", "make", "said"), BOMBS.values(), ids=BOMBS)
+def test_an_archive_that_unpacks_to_too_much_is_refused_before_it_does(monkeypatch, tmp_path, member, make, said):
+    monkeypatch.setattr(wheel, "MOST_BYTES", 2**20)
+    file = tmp_path / "x.whl"
+    file.write_bytes(make())
+    came = []
+
+    def unpack():
+        with wheel.reading(file, member) as text:
+            came.extend(iter(lambda: len(text.read(2**14)), 0))
+
+    with pytest.raises(UserError, match=said) as caught:
+        unpack()
+    assert sum(came) <= 2**20
+    assert str(file) in one_line(caught.value, DATA)
+    assert os.listdir(tmp_path) == ["x.whl"]
+
+
+def test_what_unpacks_to_the_bound_is_read(monkeypatch, tmp_path):
+    monkeypatch.setattr(wheel, "MOST_BYTES", 2**20)
+    file = tmp_path / "x.whl"
+    file.write_bytes(zipped("a.csv.gz", PACK[".gz"](bytes(2**20))))
+    with wheel.reading(file, "a.csv.gz") as text:
+        assert len(text.read()) == 2**20
+
+
+@pytest.mark.parametrize("damage", [lambda flags, kind: (flags | 1, kind), lambda flags, kind: (flags, 99)])
+def test_an_encrypted_or_strangely_packed_member_is_one_line(tmp_path, damage):
+    file = tmp_path / "x.whl"
+    data = bytearray(zipped("a.inter", b"x"))
+    for start, at in [(b"PK\x03\x04", 6), (b"PK\x01\x02", 8)]:
+        at += data.rindex(start)
+        flags, kind = damage(*(int.from_bytes(data[i : i + 2], "little") for i in (at, at + 2)))
+        data[at : at + 4] = flags.to_bytes(2, "little") + kind.to_bytes(2, "little")
+    file.write_bytes(data)
+    with pytest.raises(UserError, match=r"a.inter cannot be read") as caught, wheel.reading(file, "a.inter"):
+        pass
+    one_line(caught.value, DATA)
 
 
 def test_a_wheel_that_is_no_zip_or_lacks_the_file_is_one_line(monkeypatch, tmp_path):

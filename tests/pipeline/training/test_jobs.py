@@ -309,3 +309,11 @@ def test_a_wrong_command_prints_no_file(words, what, capsys):
         jobs.main(list(words), parse)
     assert raised.value.code == USAGE
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("options", ["--password=planted", "--password planted", "--x=https://u:planted@host"])
+def test_a_job_file_holds_no_secret(options, capsys):
+    with pytest.raises(UserError, match=r"\*\*\*.*in the clear") as raised:
+        jobs.main(["gke", "movielens", *NEEDED, "--", f"--data.runner-options={options}"], parse)
+    assert "planted" not in str(raised.value)
+    assert capsys.readouterr().out == ""

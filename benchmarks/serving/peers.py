@@ -61,7 +61,8 @@ def _rated(*paths: str) -> tuple[Way, ...]:
 
 
 def _ours(_: str, port: int, models: Path) -> list:
-    return [sys.executable, "-m", "serving.server", f"--serving_root={models}", f"--rest_api_port={port}", "--port=0"]
+    ports = [f"--rest_api_port={port}", "--port=0"]
+    return [sys.executable, "-m", "serving.server", f"--serving_root={models}", *ports, "--enable_batching"]
 
 
 def _echo(_: str, port: int, models: Path) -> list:

@@ -4,7 +4,8 @@ and at a good part of what a server does that computes nothing.
     python benchmarks/serving/ratings.py [--quick] [--peers PYTHON] [--seconds 4] [--rounds 3]
 
 A factorisation of 943 users and 1,682 items with 16 factors, as the project exports it. Each server has one core, the
-load (wrk, h2load) the other. Of a peer's ways (async def, def, batching) the fastest at 16 connections counts.
+load (wrk, h2load) the other. Ours has --enable_batching. Of a peer's ways (async def, def, batching) the fastest at 16
+connections counts.
 --quick, about 45 s: ours, the two empty servers and FastAPI with the signature, once each.
 """
 
@@ -77,7 +78,7 @@ def _print(connections: int, found: dict[peers.Peer, tuple[peers.Way, load.Load]
 def rpc(options, models: Path, pairs: peers.Pairs, ratings: list[float]) -> None:
     message = peers.message(*pairs[0])
     with contextlib.ExitStack() as stack:
-        process, _, address = stack.enter_context(serving(models))
+        process, _, address = stack.enter_context(serving(models, "--enable_batching"))
         process.wait_for(lambda: bool(peers.rpc_answer(address, pairs, ratings)))
         answer = peers.rpc_answer(address, pairs, ratings)
         assert answer

@@ -1,8 +1,12 @@
 """Merges requests that wait at the same time into batches, by the rules of TF Serving's shared batch scheduler.
 
 A batch is taken from a queue when it is full, or its first request has waited batch_timeout_micros, and a thread is
-free; so with the default of 0 requests gather only while all threads compute, and none waits for company. One queue
-serves one version, set of inputs and set of outputs; all queues share the threads, in turn.
+free; so with the default of 0 requests gather while all threads compute, and none waits for a timer. One queue serves
+one version, set of inputs and set of outputs; all queues share the threads, in turn.
+
+What is due first waits for a few turns of the event loop that bring nothing new, about 2 us each: gRPC hands over the
+requests that have come one by one, some four turns apart, and each run of a small model costs 70 us beside its rows,
+most of it for what falls out of the processor's caches.
 
 Two things are kinder than there, and show only in errors: what expired in the queue is not computed even when others
 of its batch are alive, and inputs of different types are never merged, so the one of the wrong type fails alone.
@@ -27,6 +31,8 @@ from serving.server.errors import Code, RequestError
 from serving.server.servable import Feeds, Servable
 
 _NEVER = float("inf")
+_QUIET_TURNS = 8
+_GATHER_SECONDS = 0.002  # no longer, however many come
 _Outcome = list[np.ndarray] | Exception
 
 
@@ -134,6 +140,7 @@ class Batcher:
         self._waiting: dict[_Queue, Servable] = {}  # the queues that hold tasks, in the order of their turns
         self._timer: asyncio.Handle | None = None
         self._due = _NEVER  # when `_timer` goes off
+        self._arrived = 0  # tasks so far
 
     async def run(self, servable: Servable, call: Call, model: str, deadline: float) -> list[np.ndarray]:
         """The values of `call.fetches`. `deadline` is of time.monotonic. Raises RequestError."""
@@ -145,6 +152,7 @@ class Batcher:
         else:
             queue.put(task)
             futures = [task.future]
+        self._arrived += 1
         self._waiting.setdefault(queue, servable)
         self._wake(queue.due())
         if len(futures) == 1:
@@ -166,15 +174,26 @@ class Batcher:
         return queue
 
     def _wake(self, due: float) -> None:
-        """Has `_dispatch` called then; what is due now waits for the end of this turn of the loop, and gathers."""
+        """Has `_dispatch` called then; where that is now and the batch not full, it gathers first."""
         if self._free and due < self._due:
             if self._timer is not None:
                 self._timer.cancel()
             self._due = due
-            delay = due - time.monotonic()
-            self._timer = (
-                self._loop.call_later(delay, self._dispatch) if delay > 0 else self._loop.call_soon(self._dispatch)
-            )
+            now = time.monotonic()
+            if due > now:
+                self._timer = self._loop.call_later(due - now, self._dispatch)
+            elif due:
+                self._timer = self._loop.call_soon(self._gather, self._arrived, 0, now + _GATHER_SECONDS)
+            else:
+                self._timer = self._loop.call_soon(self._dispatch)
+
+    def _gather(self, seen: int, quiet: int, latest: float) -> None:
+        """`seen` are the tasks of the turn before, `quiet` the turns since one came."""
+        quiet = quiet + 1 if self._arrived == seen else 0
+        if quiet > _QUIET_TURNS or time.monotonic() > latest:
+            self._dispatch()
+        else:
+            self._timer = self._loop.call_soon(self._gather, self._arrived, quiet, latest)
 
     def _dispatch(self) -> None:
         self._timer, self._due = None, _NEVER

@@ -194,6 +194,25 @@ def test_a_short_run_stays_on_the_loop():
     assert shell.threads == [threading.main_thread()]
 
 
+def sizes_of_runs(count: int, gap: int) -> list[int]:
+    """Of short calls that come `gap` turns of the loop apart."""
+    shell = Shell(BatchingParameters(), short=True)
+
+    async def ask():
+        batcher, asked = Batcher(1), []
+        for turn in range(count * gap):
+            asked += [asyncio.create_task(batcher.run(shell, call(0), "m", NEVER))] if turn % gap == 0 else []
+            await asyncio.sleep(0)
+        await asyncio.gather(*asked)
+
+    asyncio.run(ask())
+    return shell.sizes
+
+
+def test_calls_a_few_turns_apart_share_a_run_but_a_stream_of_them_holds_up_none():
+    assert (sizes_of_runs(10, 4), sizes_of_runs(10, 20), len(sizes_of_runs(5000, 1)) > 5) == ([10], [1] * 10, True)
+
+
 def test_what_comes_while_all_threads_compute_gathers_up_to_the_largest_batch():
     async def play():
         async with Busy(Shell(BatchingParameters(max_batch_size=3))) as busy:

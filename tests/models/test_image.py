@@ -104,6 +104,16 @@ def test_early_pooling_keeps_the_largest_of_each_square_of_a_stages_first_convol
     np.testing.assert_allclose(after, np.maximum(squares, 0).mean(axis=(1, 2)), rtol=1e-5)
 
 
+def test_late_pooling_keeps_the_largest_activation_of_each_square_of_a_stage_but_the_last():
+    options = Image(height=4, width=4, filters=(3, 2), convolutions=2, batch_norm=False, dropout=0.0)
+    model, images = image.build(options, ANALYSIS), pixels(2, 4)
+    convolutions = [layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D)]
+    assert [tuple(layer.output.shape[1:3]) for layer in convolutions] == [(4, 4), (4, 4), (2, 2), (2, 2)]
+    before, after = keras.Model(model.input, [convolutions[1].output, convolutions[2].input])({"image": images})
+    squares = np.reshape(np.maximum(before, 0), (2, 2, 2, 2, 2, 3))  # [batch, row, 2, column, 2, channels]
+    np.testing.assert_array_equal(after, squares.max(axis=(2, 4)))
+
+
 @pytest.mark.parametrize("mirror", [False, True])
 def test_mirrored_scores_are_those_of_the_image_and_its_mirror_image_in_the_mean(mirror):
     options, images = dataclasses.replace(OPTIONS, mirror=mirror), pixels(3)

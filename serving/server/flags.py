@@ -55,6 +55,7 @@ class Flags:
     num_request_iterations_for_warmup: int = _flag(_LOAD, 0, "times that each warm-up request is run; 0: one")
     saved_model_tags: str = _flag(_LOAD, "serve", "comma-separated tags of the graph to load")
 
+    load_in_child: bool = _flag(_LOAD, False, "beyond TF Serving: load on trial in a child process, which may crash")
     allow_version_labels_for_unavailable_models: bool = _flag(_LOAD, False, "a new label may name an unloaded version")
 
     rest_api_num_threads: int = _flag(_RUN, 0, "threads that run requests; 0: two a CPU, at least 4")

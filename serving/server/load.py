@@ -1,4 +1,4 @@
-"""From a version's folder to a servable that is ready for requests: verify, load, warm up."""
+"""From a version's folder to a servable that is ready for requests: verify, rehearse if asked to, load, warm up."""
 
 import time
 from pathlib import Path
@@ -12,6 +12,7 @@ from serving.server.errors import Code, RequestError
 from serving.server.flags import Flags
 from serving.server.integrity import verify
 from serving.server.limits import ranges_of
+from serving.server.rehearsal import rehearse
 from serving.server.servable import Servable
 from serving.server.session import session_config
 from serving.server.warmup import warm_up
@@ -35,6 +36,9 @@ class Loader:
         verify(version, hardened or self._key is not None, self._key)
         if hardened:
             operations.scan(version)
+        iterations = max(1, self._flags.num_request_iterations_for_warmup) if self._flags.enable_model_warmup else 0
+        if self._flags.load_in_child:
+            rehearse(version, self._options.SerializeToString(), self._tags, iterations)
         began = time.perf_counter()
         try:
             servable = Servable(version, self._batching_of(version), self._options, self._tags)
@@ -44,8 +48,8 @@ class Loader:
             if hardened:
                 servable.ranges = ranges_of(drift.read(version), servable.signatures)
             try:
-                if self._flags.enable_model_warmup:
-                    warm_up(servable, version, max(1, self._flags.num_request_iterations_for_warmup))
+                if iterations:
+                    warm_up(servable, version, iterations)
             except BaseException:
                 servable.close()
                 raise

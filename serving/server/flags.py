@@ -93,6 +93,8 @@ class Flags:
     max_rows: int = _flag(_LIMIT, 0, "most rows in a request", hardened=10_000)
     max_image_pixels: int = _flag(_LIMIT, 0, "largest image, by its header", hardened=50_000_000)
     max_queued_requests: int = _flag(_LIMIT, 0, "requests under way before more are shed; 0: unbounded", hardened=256)
+    max_arrival_seconds: float = _flag(_LIMIT, 0, "time in which a request, head and body, must be here", hardened=60)
+    max_connections: int = _flag(_LIMIT, 0, "connections to each port; 0: unbounded", hardened=1024)
     token_file: Path | None = _flag(_LIMIT, None, "file of the token that callers must send")
     manifest_key_file: Path | None = _flag(_LIMIT, None, "file of the key that manifests must be signed with")
 

@@ -4,14 +4,17 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import uvicorn
 
 from serving.server.access import rest_tls
+from serving.server.connection import Connection
 from serving.server.flags import Flags
 
 DRAIN_SECONDS = 10
+_TICKS = 3  # between two looks for clients that send too slowly
 
 Application = Callable[[Any, Any, Any], Awaitable[None]]  # of ASGI
 Stop = Callable[[], Awaitable[None]]
@@ -34,6 +37,17 @@ async def answer(send: Any, reply: Reply, extra: Sequence[tuple[bytes, bytes]] =
 
 
 class _Server(uvicorn.Server):
+    def __init__(self, settings: uvicorn.Config, arrival_seconds: float):
+        super().__init__(settings)
+        self._arrival_seconds = arrival_seconds
+
+    async def on_tick(self, counter: int) -> bool:  # ten times a second
+        if self._arrival_seconds and counter % _TICKS == 0:
+            for connection in list(self.server_state.connections):
+                if isinstance(connection, Connection):
+                    connection.end_waiting(self._arrival_seconds)
+        return await super().on_tick(counter)
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield  # the process handles them, for all ports
@@ -53,8 +67,9 @@ async def start(application: Application, held: socket.socket, flags: Flags) -> 
     )
     settings.load()
     settings.ssl = rest_tls(flags)
+    settings.http_protocol_class = partial(Connection, most=flags.max_connections)  # type: ignore[assignment]
     held.listen(settings.backlog)
-    server = _Server(settings)
+    server = _Server(settings, flags.max_arrival_seconds)
     running = asyncio.create_task(server.serve(sockets=[held]))
 
     async def stop() -> None:

@@ -40,11 +40,19 @@ class Limits:
     json_depth: int = 0
     rows: int = 0
     image_pixels: int = 0
+    arrival_seconds: float = 0
+    connections: int = 0
 
     @classmethod
     def of(cls, flags: Flags) -> "Limits":
         return cls(
-            flags.max_body_bytes, flags.max_gzip_ratio, flags.max_json_depth, flags.max_rows, flags.max_image_pixels
+            flags.max_body_bytes,
+            flags.max_gzip_ratio,
+            flags.max_json_depth,
+            flags.max_rows,
+            flags.max_image_pixels,
+            flags.max_arrival_seconds,
+            flags.max_connections,
         )
 
     def check_size(self, size: int) -> None:

@@ -1,0 +1,133 @@
+"""What an HTTP connection takes, for how long it waits, and how many there may be: raw bytes on a real port."""
+
+import asyncio
+import contextlib
+import time
+
+import pytest
+
+from serving.server import http
+from serving.server.flags import Flags
+from serving.server.http import Reply
+from serving.server.ports import hold
+
+SECONDS = 0.2
+GET = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
+
+
+async def application(scope, receive, send):
+    message = await receive()
+    while message.get("more_body"):
+        message = await receive()
+    if message["type"] == "http.request":
+        await asyncio.sleep(3 * SECONDS if scope["path"] == "/slow" else 0)
+        await http.answer(send, Reply(b"{}"))
+
+
+@contextlib.asynccontextmanager
+async def serving(**flags):
+    held = hold("127.0.0.1", 0, "--rest_api_port")
+    address = held.getsockname()
+    stop = await http.start(application, held, Flags(**flags))
+    try:
+        yield address
+    finally:
+        await stop()
+
+
+async def told(address, *pieces: bytes, pause: float = 0.02) -> bytes:
+    """All that is answered to these pieces, until the server closes the connection."""
+    reader, writer = await asyncio.open_connection(*address)
+
+    async def send():
+        for piece in pieces:
+            writer.write(piece)
+            await writer.drain()
+            await asyncio.sleep(pause)
+
+    sending = asyncio.create_task(send())
+    try:
+        with contextlib.suppress(ConnectionError):
+            return await asyncio.wait_for(reader.read(), 20)
+        return b""
+    finally:
+        sending.cancel()
+        await asyncio.gather(sending, return_exceptions=True)
+        writer.close()
+
+
+def asked(*pieces: bytes, pause: float = 0.02, **flags) -> tuple[bytes, float]:
+    async def play():
+        async with serving(**flags) as address:
+            began = time.monotonic()
+            return await told(address, *pieces, pause=pause), time.monotonic() - began
+
+    return asyncio.run(play())
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"GET /", b"GET / HTTP/0.9", b"GET / HTTP/2.0", b"GET / RTSP/1.0", b"OPTIONS / RTSP/1.0", b"SOURCE / ICE/1.0"],
+)
+def test_what_is_not_http_1_is_refused(line):
+    answer, _ = asked(line + b"\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 400 ")
+
+
+def test_http_1_0_is_answered_even_when_its_body_reads_like_another_protocol():
+    answer, _ = asked(b"POST / HTTP/1.0\r\ncontent-length: 16\r\n\r\nGET / RTSP/1.0\r\n")
+    assert answer.startswith(b"HTTP/1.1 200 ")
+
+
+BEGUN = {
+    "head": ([b"GET / HTTP/1.1\r\n"], b"x: y\r\n"),
+    "body": ([b"POST / HTTP/1.1\r\ncontent-length: 1000\r\n\r\n"], b"x"),
+    "second_head": ([GET, b"GET /"], b"x"),
+}
+
+
+@pytest.mark.parametrize(("first", "next_one"), BEGUN.values(), ids=BEGUN)
+def test_a_request_that_stops_coming_is_answered_with_408(first, next_one):
+    answer, seconds = asked(*first, next_one, max_arrival_seconds=SECONDS)
+    assert answer.split(b"HTTP/1.1 ")[-1].startswith(b"408 ")
+    assert seconds < 10
+
+
+@pytest.mark.parametrize(("first", "next_one"), BEGUN.values(), ids=BEGUN)
+def test_a_request_that_trickles_in_is_ended_as_well(first, next_one):
+    """The 408 may be lost to a client that goes on sending."""
+    answer, seconds = asked(*first, *[next_one] * 900, max_arrival_seconds=SECONDS)
+    assert answer.split(b"HTTP/1.1 ")[-1][:4] in (b"", b"408 ", b"200 ")
+    assert seconds < 10
+
+
+@pytest.mark.parametrize("pieces", [[], [b"\r\n"] * 1000], ids=["silence", "empty_lines"])
+def test_a_connection_without_a_request_is_closed_without_a_word(pieces):
+    answer, seconds = asked(*pieces, max_arrival_seconds=SECONDS)
+    assert answer == b""
+    assert seconds < 10
+
+
+def test_a_request_that_is_whole_may_take_longer_than_its_arrival():
+    answer, seconds = asked(b"GET /slow HTTP/1.0\r\n\r\n", max_arrival_seconds=SECONDS)
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert seconds > SECONDS
+
+
+def test_one_connection_more_than_the_bound_is_closed_until_another_one_goes():
+    async def play():
+        async with serving(max_connections=2) as address:
+            first, second = [await asyncio.open_connection(*address) for _ in range(2)]
+            second[1].write(GET)
+            await second[0].readuntil(b"{}")
+            refused = await told(address, GET)
+            first[1].close()
+            answer = b""
+            while not answer:
+                answer = await told(address, GET.replace(b"1.1", b"1.0"))
+            second[1].close()
+            return refused, answer
+
+    refused, answer = asyncio.run(asyncio.wait_for(play(), 20))
+    assert refused == b""
+    assert answer.startswith(b"HTTP/1.1 200 ")

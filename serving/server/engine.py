@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 from tensorflow_serving.apis import model_pb2
 
 from serving.server import memory, metrics, model_info
-from serving.server.backlog import Backlog
+from serving.server.backlog import OUT_OF_TIME, Backlog
 from serving.server.batching import Batcher
 from serving.server.call import Call
 from serving.server.errors import Code, RequestError
@@ -63,8 +63,9 @@ class Engine:
         self._under_way = 0
         self._tidying = False
 
-    def admit(self, model: str) -> None:
-        """Raises RequestError(RESOURCE_EXHAUSTED) when too many requests are under way. To be asked before parsing."""
+    def admit(self, timeout_ms: int | None, model: str = "") -> None:
+        """Raises RequestError for a request that is not to be read: RESOURCE_EXHAUSTED when too many are under way,
+        DEADLINE_EXCEEDED when it would wait for too long."""
         if self._max_queued and self._under_way >= self._max_queued:
             metrics.dropped(model, "shed")
             raise RequestError(
@@ -72,6 +73,9 @@ class Engine:
                 f"The server is overloaded: {self._under_way} requests are under way, which is the most it takes.",
                 retry_after=1,
             )
+        if timeout_ms is not None and self._backlog.is_hopeless(timeout_ms / 1000):
+            metrics.dropped(model, "expired")
+            raise RequestError(Code.DEADLINE_EXCEEDED, OUT_OF_TIME)
 
     async def answer(
         self, spec: model_pb2.ModelSpec, read: Callable[[Servable], Call], caller: Caller
@@ -80,6 +84,7 @@ class Engine:
 
         When this is cancelled, a call that has not begun is dropped.
         """
+        self.admit(caller.timeout_ms, spec.name)  # again, since others came while this one was read
         began = time.monotonic()
         deadline = began + caller.timeout_ms / 1000 if caller.timeout_ms is not None else float("inf")
         self._under_way += 1

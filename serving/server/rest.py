@@ -77,7 +77,7 @@ def application(engine: Engine, timeout_ms: int, pages: Pages | None = None, cor
                 model, api = spec.name, route.api
                 text = await _body(receive, headers, limits)
                 if api:
-                    engine.admit(model)
+                    engine.admit(timeout_ms, model)
                 if len(text) > LARGE_BYTES or b"content-encoding" in headers:
                     text = await engine.aside(partial(_checked, text, headers, limits))
                 else:

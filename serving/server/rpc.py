@@ -1,5 +1,6 @@
 """TF Serving's gRPC services: methods as data, and one place that turns errors into status codes."""
 
+import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -33,6 +34,7 @@ log = logging.getLogger("serving")
 _MAX_MESSAGE = 1024
 _CUT = "...TRUNCATED"
 _COUNTED = ("Predict", "Classify", "Regress")  # TF Serving counts no other method
+_COMPUTED = (*_COUNTED, "MultiInference")
 _OPTIONS = [
     ("grpc.max_send_message_length", -1),
     ("grpc.so_reuseport", 0),  # else a second server takes the same port and half of the requests, without an error
@@ -44,11 +46,15 @@ def build(engine: Engine, arguments: str = "") -> tuple[grpc.aio.Server, health.
 
     `arguments` are those of --grpc_channel_arguments, "name=value,...".
     """
-    largest = [("grpc.max_receive_message_length", engine.policy.limits.body_bytes or -1)]
-    server = grpc.aio.server(options=[*_OPTIONS, *largest, *_options(arguments)])
+    limits = engine.policy.limits
+    bounds = [("grpc.max_receive_message_length", limits.body_bytes or -1)]
+    if limits.connections:
+        bounds.append(("grpc.max_allowed_incoming_connections", limits.connections))
+    server = grpc.aio.server(options=[*_OPTIONS, *bounds, *_options(arguments)])
     for service, methods in _METHODS.items():
         handlers = {
-            name: grpc.unary_unary_rpc_method_handler(_answering(method, engine, request.FromString, name))
+            # of a stream, which is of one message: what is refused is then not even read
+            name: grpc.stream_unary_rpc_method_handler(_answering(method, engine, request.FromString, name))
             for name, (method, request, _) in methods.items()
         }
         server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(service, handlers)])
@@ -86,7 +92,6 @@ async def _regress(engine: Engine, request: Any, caller: Caller) -> Any:
 async def _multi_inference(engine: Engine, request: Any, caller: Caller) -> Any:
     read = partial(multi_inference.read, request=request, checks=engine.policy.checks_method)
     spec = multi_inference.spec_of(request)
-    engine.admit(spec.name)
     number, response = await engine.answer(spec, read, caller)
     for result, task in zip(response.results, request.tasks, strict=True):
         _name(result.model_spec, task.model_spec, number)
@@ -94,7 +99,6 @@ async def _multi_inference(engine: Engine, request: Any, caller: Caller) -> Any:
 
 
 async def _named(engine: Engine, spec: model_pb2.ModelSpec, read: Callable[[Servable], Call], caller: Caller) -> Any:
-    engine.admit(spec.name)
     number, response = await engine.answer(spec, read, caller)
     _name(response.model_spec, spec, number)
     return response
@@ -154,9 +158,9 @@ _METHODS: dict[str, dict[str, tuple[Callable[..., Awaitable[Any]], Any, Any]]] =
 def _answering(
     method: Callable[..., Awaitable[Any]], engine: Engine, parse: Callable[[bytes], Any], name: str
 ) -> Callable[..., Any]:
-    token = engine.policy.token
+    token, patience = engine.policy.token, engine.policy.limits.arrival_seconds
 
-    async def answer(raw: bytes, context: grpc.aio.ServicerContext) -> bytes:
+    async def answer(_: object, context: grpc.aio.ServicerContext) -> bytes:
         began, model = time.perf_counter(), ""
 
         def count(code: Code) -> None:
@@ -169,6 +173,9 @@ def _answering(
         try:
             if token:
                 token.check(_metadata_value(context, "authorization"))
+            if name in _COMPUTED:
+                engine.admit(timeout_ms)
+            raw = await _read(context, patience)
             request = parse(raw) if len(raw) <= LARGE_BYTES else await engine.aside(partial(parse, raw))
             model = request.model_spec.name if name in _COUNTED else ""
             response = await method(engine, request, Caller(timeout_ms, request_id, len(raw)))
@@ -192,6 +199,18 @@ def _answering(
         raise AssertionError("abort raises")
 
     return answer
+
+
+async def _read(context: grpc.aio.ServicerContext, seconds: float) -> bytes:
+    """The message, which is to come within `seconds` (0: whenever)."""
+    try:
+        async with asyncio.timeout(seconds or None):
+            message: Any = await context.read()
+    except TimeoutError:
+        raise RequestError(Code.DEADLINE_EXCEEDED, "The request did not arrive in time.") from None
+    if message is grpc.aio.EOF:
+        raise invalid("The request has no message.")
+    return message
 
 
 def _metadata_value(context: grpc.aio.ServicerContext, name: str) -> str | None:

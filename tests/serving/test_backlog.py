@@ -124,3 +124,34 @@ def test_what_does_not_fit_into_its_time_is_dropped(monkeypatch):
             return setting.order, setting.drops
 
     assert asyncio.run(play()) == ([("loose", None, 1)], [("tight", "expired")])
+
+
+def test_a_job_that_would_wait_for_more_than_half_of_its_time_is_hopeless(monkeypatch):
+    """By the pace at which jobs were begun since the queue was last empty."""
+
+    async def play():
+        async with Setting(monkeypatch) as setting:
+            step = lambda _: setattr(setting, "now", setting.now + 10)  # noqa: E731
+            told = [setting.backlog.is_hopeless(0.001)]
+            began = [
+                setting.backlog.put(
+                    str(i),
+                    lambda left: (told.append([setting.backlog.is_hopeless(s) for s in (39, 41)]), step(left)),
+                    setting.fits,
+                    NEVER,
+                )
+                for i in range(4)
+            ]
+            setting._gate.set()
+            await asyncio.gather(*began)
+            return told, setting.backlog.is_hopeless(0.001)
+
+    told, after = asyncio.run(play())
+    assert told == [
+        False,
+        [False, False],  # the pace is not known
+        [True, False],  # 2 wait, for 10 s each
+        [False, False],  # 1 waits
+        [False, False],
+    ]
+    assert after is False

@@ -126,10 +126,10 @@ def test_more_requests_than_the_bound_are_shed_until_one_is_answered(monkeypatch
             setting.ask(1)
             await asyncio.sleep(0)
             with pytest.raises(RequestError) as raised:
-                setting.engine.admit("m")
+                setting.engine.admit(None, "m")
             setting.shell.gate.set()
             await asyncio.gather(*setting.asked)
-            setting.engine.admit("m")
+            setting.engine.admit(None, "m")
             return raised.value
 
     error = asyncio.run(play())
@@ -137,12 +137,27 @@ def test_more_requests_than_the_bound_are_shed_until_one_is_answered(monkeypatch
     assert counted == [("m", "shed")]
 
 
+def test_what_came_while_others_were_read_counts_against_the_bound():
+    async def play():
+        async with Setting(Shell(), max_queued=2) as setting:
+            await setting.hold()
+            setting.engine.admit(None, "m")
+            tasks = [setting.ask(i) for i in range(3)]
+            await asyncio.sleep(0)
+            setting.shell.gate.set()
+            return [await outcome(task) for task in tasks]
+
+    first, *others = asyncio.run(play())
+    assert first == (7, [[1]])
+    assert [code for code, _ in others] == ["RESOURCE_EXHAUSTED"] * 2
+
+
 def test_without_a_bound_nothing_is_shed():
     async def play():
         async with Setting(Shell()) as setting:
             await setting.hold()
             for i in range(500):
-                setting.engine.admit("m")
+                setting.engine.admit(None, "m")
                 setting.ask(i)
 
     asyncio.run(play())

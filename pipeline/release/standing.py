@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline import manifest
-from pipeline.errors import UNAVAILABLE, UserError
+from pipeline.errors import UNAVAILABLE, USAGE, UserError
 from pipeline.release import live
 from pipeline.release.access import OPEN, Access
 
@@ -37,6 +37,8 @@ def server(address: str, model: str, access: Access = OPEN) -> dict[int, str]:
         raise UserError(f"{address} answers 401: give the server's token with --token_file.", UNAVAILABLE) from None
     except ServingError as error:
         raise UserError(f"{address}: {' '.join(str(error).split())}", UNAVAILABLE) from None
+    except ValueError as error:
+        raise UserError(f"--address: {error}.", USAGE) from None
     return {v.version: f"{v.state} {v.error_message}".rstrip() for v in known}
 
 

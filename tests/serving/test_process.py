@@ -106,7 +106,9 @@ def test_a_config_file_keeps_all_versions_requests_time_out_and_sigterm_drains(s
         f"--model_config_file={config}", "--rest_api_timeout_in_ms", "2000", f"--grpc_socket_path={socket_path}",
         "--tensorflow_session_parallelism=1", "--num_request_iterations_for_warmup=2",
     )  # fmt: skip
-    assert server.wait_for("Serving .*", 200).endswith(": numbers/1, numbers/2")
+    for version in ("numbers/1", "numbers/2"):  # the server is ready with the first of them
+        server.wait_for(f"{version} loaded from .*", 200)
+    server.wait_for("Serving .*", 200)
     old = server.predict("numbers/versions/1", '{"inputs": {"a": [1], "b": [2]}}')
     assert old.json() == {"outputs": {"b": [2], "total": [3.0]}}
 

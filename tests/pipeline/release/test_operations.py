@@ -190,6 +190,12 @@ def test_a_server_over_tls_that_is_asked_in_the_clear_or_is_not_trusted_is_unava
             assert (code, said.count("\n")) == (69, 1)
 
 
+def test_an_address_that_is_none_is_one_line_without_its_password(asking):
+    code, said = asking(f"https://user:{SECRET}@host")
+    assert (code in (2, 69), said.count("\n")) == (True, 1)
+    assert SECRET not in said
+
+
 @pytest.mark.parametrize("option", ["--token_file", "--tls_ca"])
 @pytest.mark.parametrize("text", [None, "", f"{SECRET}\ntwo lines", f"{SECRET}\u00e9"])
 def test_a_file_without_token_or_certificates_is_told_before_anything_is_done(asking, exports, tmp_path, option, text):

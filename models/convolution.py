@@ -43,20 +43,18 @@ def _convolved(x: tf.Tensor, kernel: tf.Tensor, padding: str) -> tf.Tensor:
             back = tf.raw_ops.Conv2DBackpropInput(
                 input_sizes=x.shape, filter=kernel, out_backprop=y, strides=[1] * 4, padding=padding
             )
-            rows, columns = (size // 2 if padding == "SAME" else 0 for size in kernel.shape[:2])
-            return back, _kernel_gradient(tf.pad(_batch_last(x), [[rows, rows], [columns, columns], [0, 0], [0, 0]]), y)
+            edges = [size // 2 if padding == "SAME" else 0 for size in kernel.shape[:2]]
+            return back, _kernel_gradient(x, y, edges)
 
         return tf.nn.conv2d(x, kernel, 1, padding), gradient
 
     return convolved(x, kernel)
 
 
-def _batch_last(x: tf.Tensor) -> tf.Tensor:
-    """[batch, h, w, channels] -> [h, w, channels, batch]: as a matrix, which is a third of the time."""
-    return tf.reshape(tf.transpose(tf.reshape(x, [x.shape[0], -1])), [*x.shape[1:], x.shape[0]])
-
-
-def _kernel_gradient(x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
-    """[rows, columns, in, out] from padded inputs x [h, w, in, batch] and outputs' gradient y [batch, h', w', out]."""
-    y = tf.transpose(y, [1, 2, 0, 3])  # [h', w', batch, out]
-    return tf.nn.conv3d(x[None], y[:, :, None], [1] * 5, "VALID")[0]
+def _kernel_gradient(x: tf.Tensor, y: tf.Tensor, edges: list[int]) -> tf.Tensor:
+    """[rows, columns, in, out] from inputs x [batch, h, w, in], which `edges` zeros were put around above and below,
+    left and right, and the outputs' gradient y [batch, h', w', out]."""
+    batch, height, width, out = y.shape
+    y = tf.transpose(tf.reshape(y, [batch, -1, out]), [1, 0, 2])
+    image = tf.pad(tf.transpose(x, [1, 2, 3, 0])[None], [[0, 0], *([edge] * 2 for edge in edges), [0, 0], [0, 0]])
+    return tf.nn.conv3d(image, tf.reshape(y, [height, width, 1, batch, out]), [1] * 5, "VALID")[0]

@@ -37,37 +37,58 @@ class Factorisation(keras.layers.Layer):
     """{"user", "item"} [batch] -> {"rating": [batch], "ratings": [batch, members], "penalty": [batch]}: the mean, what
     each member says, and the squared norm of the rows looked up.
 
-    A row of a table holds the vectors of all members and then their biases: one lookup finds, and one update writes,
-    all that is known of a user. Row 0 is zero, and stays so, since training never looks it up.
+    One table holds the rows of all users and, behind them, of all items; a row holds the vectors of all members and
+    then their biases. So one lookup finds, and one update writes, all that is known of a batch. The first row of users
+    and the first of items are zero, and stay so, since training never looks them up.
     """
 
     def __init__(self, users: int, items: int, factors: int, members: int, mean: float):
         super().__init__(dtype=full_precision())
-        self.rows, self.factors, self.members, self.mean = {"user": users, "item": items}, factors, members, mean
+        self.rows, self.factors, self.members, self.mean = (users + 1, items + 1), factors, members, mean
 
     def build(self, _):
         def first(shape, dtype):
-            known, width = shape[0] - 1, self.members * self.factors
-            vectors = keras.random.normal((known, width), stddev=0.1, dtype=dtype)
-            return tf.pad(vectors, [[1, 0], [0, self.members]])  # biases start at zero
+            def drawn(count: int) -> tf.Tensor:
+                vectors = keras.random.normal((count - 1, self.members * self.factors), stddev=0.1, dtype=dtype)
+                return tf.pad(vectors, [[1, 0], [0, self.members]])  # biases start at zero
 
-        width = self.members * (self.factors + 1)
-        self.users, self.items = (
-            self.add_weight(shape=(count + 1, width), initializer=first, name=name) for name, count in self.rows.items()
-        )
+            return tf.concat([drawn(count) for count in self.rows], axis=0)
+
+        shape = (sum(self.rows), self.members * (self.factors + 1))
+        self.table = self.add_weight(shape=shape, initializer=first, name="rows")
 
     def split(self, rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Vectors [rows, members * factors] and biases [rows, members]."""
         return rows[:, : self.members * self.factors], rows[:, self.members * self.factors :]
 
+    def compare(self, pairs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Rows of users and of items [2, batch, width] -> what each member says [batch, members], and their squared
+        norms [batch]."""
+        member = tf.eye(self.members, dtype=pairs.dtype)
+        columns = tf.concat([tf.repeat(member, self.factors, axis=1), member], axis=1)  # [members, width]: whose it is
+        is_vector = tf.range(pairs.shape[2]) < self.members * self.factors  # [width]
+
+        def summed(vectors):
+            return tf.reduce_sum(tf.reshape(vectors, [-1, self.members, self.factors]), axis=2)  # [batch, members]
+
+        @tf.custom_gradient  # TensorFlow's own, of slices, is a sum of padded tensors: XLA does not vectorise it
+        def compared(pairs):
+            (p, b), (q, c) = self.split(pairs[0]), self.split(pairs[1])
+            ratings = self.mean + b + c + summed(p * q)
+            penalty = tf.reduce_sum(b * b + c * c + summed(p * p) + summed(q * q), axis=1)
+
+            def gradient(by_rating, by_penalty):
+                others = tf.where(is_vector, tf.reverse(pairs, [0]), tf.ones([], pairs.dtype))
+                return 2 * by_penalty[:, None] * pairs + tf.matmul(by_rating, columns) * others
+
+            return (ratings, penalty), gradient
+
+        return compared(pairs)
+
     def call(self, inputs):
-        # Gathered from the variables themselves: from the Keras ones it would be from a copy of the table.
-        users, items = tf.gather(self.users.value, inputs["user"]), tf.gather(self.items.value, inputs["item"])
-        (p, b), (q, c) = self.split(users), self.split(items)
-        products = tf.reduce_sum(tf.reshape(p * q, [-1, self.members, self.factors]), axis=2)  # [batch, members]
-        ratings = self.mean + b + c + products  # [batch, members]
-        # A sum as a product with ones: XLA adds up the rows of a matrix one number at a time.
-        penalty = tf.linalg.matvec(users * users + items * items, tf.ones([users.shape[1]], users.dtype))  # [batch]
+        rows = tf.stack([inputs["user"], inputs["item"] + self.rows[0]])  # [2, batch]
+        # Gathered from the variable itself: from the Keras one it would be from a copy of the table.
+        ratings, penalty = self.compare(tf.gather(self.table.value, rows))
         return {"rating": tf.reduce_mean(ratings, axis=1), "ratings": ratings, "penalty": penalty}
 
 
@@ -111,8 +132,8 @@ class Serving(tf.Module):
         @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "user_id")])
         def recommend(user_id):
             user = self.inputs.users.lookup(user_id) + 1  # [batch]
-            p, b = factors.split(tf.gather(factors.users, user))  # [batch, members * factors], [batch, members]
-            q, c = factors.split(factors.items[1:])  # [items, members * factors], [items, members]
+            p, b = factors.split(tf.gather(factors.table, user))  # [batch, members * factors], [batch, members]
+            q, c = factors.split(factors.table[factors.rows[0] + 1 :])  # [items, members * factors], [items, members]
             products = tf.matmul(p, q, transpose_b=True) / factors.members  # [batch, items]
             biases = tf.reduce_mean(b, axis=1)[:, None] + tf.reduce_mean(c, axis=1)  # [batch, items]
             scores = factors.mean + biases + products  # [batch, items]

@@ -27,10 +27,10 @@ ANALYSIS = RatingsAnalysis(
 @pytest.fixture
 def model() -> keras.Model:
     model = recommendation.build(OPTIONS, ANALYSIS)
-    layer = next(layer for layer in model.layers if isinstance(layer, Factorisation))
-    random = np.random.default_rng(0)
-    for variable in layer.weights:
-        variable.assign(np.concatenate([np.zeros((1, variable.shape[1])), random.normal(0, 0.5, variable[1:].shape)]))
+    table = factorisation(model).table
+    values = np.random.default_rng(0).normal(0, 0.5, table.shape)
+    values[[0, 3]] = 0  # the unknown user, the unknown item
+    table.assign(values)
     return model
 
 
@@ -46,8 +46,8 @@ def factorisation(model) -> Factorisation:
 def parts(model) -> dict[str, np.ndarray]:
     """user_bias and item_bias [rows, members], user and item [rows, members, factors]."""
     layer, found = factorisation(model), {}
-    for name, table in (("user", layer.users), ("item", layer.items)):
-        vectors, biases = layer.split(table.numpy())
+    for name, rows in zip(("user", "item"), np.split(layer.table.numpy(), [layer.rows[0]]), strict=True):
+        vectors, biases = layer.split(rows)
         found |= {name: vectors.reshape(-1, OPTIONS.members, OPTIONS.factors), f"{name}_bias": biases}
     return found
 
@@ -86,8 +86,9 @@ def test_an_unknown_user_gets_the_items_average_an_unknown_item_the_users_both_t
 
 def test_ratings_stay_in_the_range_of_the_training_ratings(model, serving):
     layer = factorisation(model)
-    biases = np.repeat([[0.0], [100.0], [-100.0], [0.0]], OPTIONS.members, axis=1)
-    layer.items.assign(np.concatenate([layer.split(layer.items.numpy())[0], biases], axis=1))
+    table = layer.table.numpy()
+    table[3:, -OPTIONS.members :] = [[0.0], [100.0], [-100.0], [0.0]]
+    layer.table.assign(table)
     assert rate(serving, "ann", "a") == 5.0
     assert rate(serving, "ann", "b") == 1.0
 
@@ -147,6 +148,24 @@ def test_a_member_gets_the_gradient_that_it_would_get_alone(model, serving):
         np.testing.assert_allclose(one, of_second(every), rtol=1e-4, atol=1e-6)
 
 
+def test_the_gradient_is_that_of_what_members_say_and_of_the_penalty(model):
+    layer = factorisation(model)
+    pairs = tf.gather(layer.table.value, [[1, 2], [4, 6]])  # [2, batch, width]
+    by_rating, by_penalty = tf.constant([[1.0, -2.0], [0.5, 3.0]]), tf.constant([0.7, -0.3])
+
+    def total(ratings, penalty):
+        return tf.reduce_sum(by_rating * ratings) + tf.reduce_sum(by_penalty * penalty)
+
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(pairs)
+        (p, b), (q, c) = layer.split(pairs[0]), layer.split(pairs[1])
+        products = tf.reduce_sum(tf.reshape(p * q, [2, OPTIONS.members, OPTIONS.factors]), axis=2)
+        plain = total(3 + b + c + products, tf.reduce_sum(pairs * pairs, axis=[0, 2]))
+        ours = total(*layer.compare(pairs))
+    np.testing.assert_allclose(ours, plain, rtol=1e-6)
+    np.testing.assert_allclose(tape.gradient(ours, pairs), tape.gradient(plain, pairs), rtol=1e-6)
+
+
 @pytest.mark.parametrize("rule", [custom_optimizers.LazyAdam, custom_optimizers.Adam, custom_optimizers.Muon])
 def test_the_row_of_the_unknown_stays_zero_while_the_others_move(rule):
     model = recommendation.build(OPTIONS, ANALYSIS)
@@ -157,9 +176,10 @@ def test_the_row_of_the_unknown_stays_zero_while_the_others_move(rule):
             outputs = model({"user": tf.constant([1, 2, 2]), "item": tf.constant([3, 1, 2])})
             value = tf.reduce_sum(recommendation.loss(tf.constant([1.0, 5.0, 2.0]), outputs, OPTIONS))
         optimizer.apply(tape.gradient(value, weights), weights)
+    unknown = [0, factorisation(model).rows[0]]
     for old, weight in zip(before, weights, strict=True):
-        assert not weight.numpy()[0].any()
-        assert (old[1:] != weight.numpy()[1:]).all()
+        assert not weight.numpy()[unknown].any()
+        assert np.delete(old != weight.numpy(), unknown, axis=0).all()
 
 
 def test_users_and_items_do_not_start_with_the_same_vectors():

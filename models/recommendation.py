@@ -64,8 +64,9 @@ class Factorisation(keras.layers.Layer):
     def compare(self, pairs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Rows of users and of items [2, batch, width] -> what each member says [batch, members], and their squared
         norms [batch]."""
-        member = tf.eye(self.members, dtype=pairs.dtype)
-        columns = tf.concat([tf.repeat(member, self.factors, axis=1), member], axis=1)  # [members, width]: whose it is
+        own = np.eye(self.members)
+        own = np.concatenate([own.repeat(self.factors, axis=1), own], axis=1)  # 1 in a member's columns
+        columns = tf.constant(own, pairs.dtype)  # [members, width]
         is_vector = tf.range(pairs.shape[2]) < self.members * self.factors  # [width]
 
         def summed(vectors):

@@ -16,7 +16,7 @@ import numpy as np
 
 from serving.server.errors import Code, RequestError, invalid
 from serving.server.json_format import shown
-from serving.tensors import BY_NUMBER, TensorType, object_array
+from serving.tensors import BY_NUMBER, TensorType
 
 _CARRIERS: dict[str, type[np.integer]] = {  # whose range a JSON integer has to keep
     **dict.fromkeys(["int8", "int16", "int32", "uint8"], np.int32),  # then wrapped, as TF Serving does
@@ -31,6 +31,7 @@ _ACCEPTED: dict[str, frozenset[type]] = {
     "bool": frozenset({bool}),
     "string": frozenset({str, dict}),
 }
+_TEXTS = frozenset({str})
 _MAX_RANK = 64  # numpy's
 _BLOCK = 1000  # values or rows that are looked at together, when the wrong one is searched for
 _SPACE = b" \t\n\v\f\r"
@@ -150,17 +151,16 @@ def _array(values: list[Any], number: int) -> np.ndarray:  # [n]
         raise _Irregular
     if not values:
         return np.empty(0, kind.dtype)
-    first = type(values[0])
-    found = {first} if _count(type, values, first) == len(values) else set(map(type, values))
+    found = set(map(type, values))
     if not found <= _ACCEPTED.get(kind.name, _NOTHING):
         raise _Irregular
     try:
-        if first is int and kind.name in _CARRIERS:
-            return np.array(values, _CARRIERS[kind.name]).astype(kind.dtype, copy=False)
-        if first is str and len(found) == 1:
-            return object_array([value.encode("utf-8", "surrogateescape") for value in values])
         if kind.name == "string":
-            return object_array([_bytes(value) for value in values])
+            if found == _TEXTS:
+                return np.array([value.encode("utf-8", "surrogateescape") for value in values], object)
+            return np.array([_bytes(value) for value in values], object)
+        if kind.name in _CARRIERS:
+            return np.array(values, _CARRIERS[kind.name]).astype(kind.dtype, copy=False)
     except (OverflowError, ValueError):  # beyond the range, or no base64
         raise _Irregular from None
     if kind.name != "float":

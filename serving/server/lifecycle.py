@@ -272,8 +272,10 @@ class Models(Generic[Loaded]):
             return wanted
         live = self._live.get(name)
         if wanted is None:
-            preferred = live.preferred(request_id) if live else []
-            return next((number for number in preferred if number in available), max(available, default=None))
+            for number in live.preferred(request_id) if live else ():
+                if number in available:
+                    return number
+            return max(available, default=None)
         labels = self._labels.get(name, {}) if wanted in self._labels.get(name, {}) else live.labels if live else {}
         if wanted not in labels:
             raise invalid(f"Unrecognized servable version label: {wanted}")

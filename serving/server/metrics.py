@@ -102,7 +102,7 @@ def _sum_outputs() -> None:
     with _lock:
         for labels in list(_outputs):
             arrays = _outputs.pop(labels)
-            values = np.concatenate([np.ravel(array) for array in arrays]).astype(np.float64)
+            values = np.concatenate(arrays, axis=None, dtype=np.float64)  # flat
             finite = values[np.isfinite(values)]
             _output_count.add(len(finite), *labels)
             _output_sum.add(float(finite.sum()), *labels)

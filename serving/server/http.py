@@ -63,6 +63,7 @@ async def start(application: Application, held: socket.socket, flags: Flags) -> 
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # nobody asks who the client was
         timeout_graceful_shutdown=DRAIN_SECONDS,
     )
     settings.load()

@@ -3,6 +3,7 @@
 import ctypes
 import gc
 
+_YOUNG_OBJECTS = 20_000  # made between two collections, each of half a millisecond; Python's 700 are ten requests
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 _KEPT_BYTES = 2**24  # free at the end of each of glibc's arenas, which would otherwise grow with the largest request
 
@@ -14,6 +15,7 @@ def settle() -> None:
     """
     gc.collect()
     gc.freeze()
+    gc.set_threshold(_YOUNG_OBJECTS)
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc's own
     if mallopt:
         mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)

@@ -99,7 +99,13 @@ class Engine:
                 if servable.monitor:
                     servable.monitor.offer(spec.name, number, call.feeds)
                 ran = time.monotonic()
-                values = await self._run(servable, call, spec.name, deadline, small)
+                if servable.batching is not None:
+                    values = await self._batcher.run(servable, call, spec.name, deadline)
+                elif small and servable.is_short(call.fetches):
+                    values = servable.run_here(call.feeds, call.fetches)
+                else:
+                    run, fits = partial(servable.run, call.feeds, call.fetches), partial(servable.fits, call.fetches)
+                    values = await self._backlog.put(spec.name, run, fits, deadline)
                 if call.api:
                     metrics.ran(spec.name, call.api, (time.monotonic() - ran) * 1e6)
                 metrics.outputs(spec.name, number, servable.named(call.fetches, values))
@@ -133,14 +139,6 @@ class Engine:
         self._backlog.close()
         self._threads.shutdown(wait=False)
         self._batcher.close()
-
-    async def _run(self, servable: Servable, call: Call, model: str, deadline: float, small: bool) -> list[Any]:
-        if servable.batching is not None:
-            return await self._batcher.run(servable, call, model, deadline)
-        if small and servable.is_short(call.fetches):
-            return servable.run_here(call.feeds, call.fetches)
-        run, fits = partial(servable.run, call.feeds, call.fetches), partial(servable.fits, call.fetches)
-        return await self._backlog.put(model, run, fits, deadline)
 
 
 def _is_small(values: list[Any]) -> bool:

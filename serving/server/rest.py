@@ -22,7 +22,6 @@ from serving.server.http import Application, Reply
 from serving.server.json_request import parsed
 from serving.server.limits import Limits
 from serving.server.pages import Pages
-from serving.server.servable import Servable
 
 log = logging.getLogger("serving")
 
@@ -38,10 +37,13 @@ _VERSION = r"(?:(?i:/versions/)(?P<version>[0-9]+)|(?i:/labels/)(?P<label>[^/:]+
 _MODEL = rf"(?i:/v1/models)(?:/(?P<name>[^/:]+))?{_VERSION}"
 
 
+Answer = Callable[[Engine, model_pb2.ModelSpec, bytes, Caller], Awaitable[bytes]]
+
+
 class Route(NamedTuple):
     method: str
     path: re.Pattern[str]
-    answer: Callable[[Engine, model_pb2.ModelSpec, bytes, Caller], Awaitable[bytes]]
+    answer: Answer
     api: str = ""  # as the metrics name it; only a route with one computes
 
 
@@ -170,36 +172,27 @@ def _percent_decoded(text: str) -> str:
     return unquote_to_bytes(text.encode("utf-8", "surrogateescape")).decode("utf-8", "replace")
 
 
-async def _predict(engine: Engine, spec: model_pb2.ModelSpec, body: bytes, caller: Caller) -> bytes:
-    read = partial(json_predict.read, checks=engine.policy.checks_method)
-    return await _computed(engine, spec, body, caller, parsed, read)
-
-
-async def _classify(engine: Engine, spec: model_pb2.ModelSpec, body: bytes, caller: Caller) -> bytes:
-    parse = partial(json_examples.fill, classification_pb2.ClassificationRequest())
-    read = partial(classification.read, answer=json_text.classes, checks=engine.policy.checks_method)
-    return await _computed(engine, spec, body, caller, parse, read)
-
-
-async def _regress(engine: Engine, spec: model_pb2.ModelSpec, body: bytes, caller: Caller) -> bytes:
-    parse = partial(json_examples.fill, regression_pb2.RegressionRequest())
-    read = partial(regression.read, answer=json_text.regressions, checks=engine.policy.checks_method)
-    return await _computed(engine, spec, body, caller, parse, read)
-
-
-async def _computed(
-    engine: Engine,
-    spec: model_pb2.ModelSpec,
-    body: bytes,
-    caller: Caller,
-    parse: Callable[[bytes], Any],
-    read: Callable[[Servable, Any], Call],
-) -> bytes:
+def _computing(parse: Callable[[bytes], Any], read: Callable[..., Call]) -> Answer:
     """`parse` makes what can be said before the model is looked up, `read` what its signature is needed for."""
-    small = caller.size <= LARGE_BYTES
-    request = parse(body) if small else await engine.aside(partial(parse, body))
-    _, text = await engine.answer(spec, lambda servable: read(servable, request), caller)
-    return text
+
+    async def answer(engine: Engine, spec: model_pb2.ModelSpec, body: bytes, caller: Caller) -> bytes:
+        request = parse(body) if caller.size <= LARGE_BYTES else await engine.aside(partial(parse, body))
+        checks = engine.policy.checks_method
+        _, text = await engine.answer(spec, lambda servable: read(servable, request, checks=checks), caller)
+        return text
+
+    return answer
+
+
+_predict = _computing(parsed, json_predict.read)
+_classify = _computing(
+    lambda body: json_examples.fill(classification_pb2.ClassificationRequest(), body),
+    partial(classification.read, answer=json_text.classes),
+)
+_regress = _computing(
+    lambda body: json_examples.fill(regression_pb2.RegressionRequest(), body),
+    partial(regression.read, answer=json_text.regressions),
+)
 
 
 async def _status(engine: Engine, spec: model_pb2.ModelSpec, body: bytes, caller: Caller) -> bytes:

@@ -18,6 +18,7 @@ from serving.server.lifecycle import Models
 from serving.server.policy import Policy
 from serving.server.servable import Servable
 from serving.server.source import Source
+from serving.server.turns import Turns
 
 LARGE_BYTES = 2**16  # what is larger is read and written in a thread, so that the event loop never stands still
 _LARGE_VALUES = 4096
@@ -61,12 +62,14 @@ class Engine:
         self._batcher = Batcher(batch_threads, isolating=isolating)
         self._max_queued = max_queued
         self._under_way = 0
+        self._turns = Turns()
         self._tidying = False
 
     def admit(self, timeout_ms: int | None, model: str = "") -> None:
         """Raises RequestError for a request that is not to be read: RESOURCE_EXHAUSTED when too many are under way,
         DEADLINE_EXCEEDED when it would wait for too long."""
         if self._max_queued and self._under_way >= self._max_queued:
+            self._turns.take()
             metrics.dropped(model, "shed")
             raise RequestError(
                 Code.RESOURCE_EXHAUSTED,
@@ -74,6 +77,7 @@ class Engine:
                 retry_after=1,
             )
         if timeout_ms is not None and self._backlog.is_hopeless(timeout_ms / 1000):
+            self._turns.take()
             metrics.dropped(model, "expired")
             raise RequestError(Code.DEADLINE_EXCEEDED, OUT_OF_TIME)
 

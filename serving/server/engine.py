@@ -143,6 +143,7 @@ class Engine:
         self._backlog.close()
         self._threads.shutdown(wait=False)
         self._batcher.close()
+        self._turns.close()
 
 
 def _is_small(values: list[Any]) -> bool:

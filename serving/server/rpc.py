@@ -169,12 +169,13 @@ def _answering(
 
         remaining = context.time_remaining()
         timeout_ms = None if remaining is None else int(remaining * 1000)
-        request_id = _metadata_value(context, "x-request-id")
+        request_id = None
         try:
             if token:
                 token.check(_metadata_value(context, "authorization"))
             if name in _COMPUTED:
                 engine.admit(timeout_ms)
+            request_id = _metadata_value(context, "x-request-id")
             raw = await _read(context, patience)
             request = parse(raw) if len(raw) <= LARGE_BYTES else await engine.aside(partial(parse, raw))
             model = request.model_spec.name if name in _COUNTED else ""

@@ -32,9 +32,13 @@ class Turns:
             self._loop.call_later(_SECONDS, self._look)
 
     def _look(self) -> None:
-        if self._loop.time() - self._last < _SECONDS:
+        if self._taken and self._loop.time() - self._last < _SECONDS:
             self._loop.call_later(_SECONDS, self._look)
         else:
+            self.close()
+
+    def close(self) -> None:
+        if self._taken:
             self._taken = False
             _schedule(os.SCHED_OTHER)
 

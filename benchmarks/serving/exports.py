@@ -29,7 +29,7 @@ def ratings(root: Path, pairs: int = 256) -> tuple[list[tuple[str, str]], list[f
     tables = [random.normal(0, 0.3, (count + 1, FACTORS + 1)).astype(np.float32) for count in (USERS, ITEMS)]
     for rows in tables:
         rows[0] = 0
-    model.set_weights(tables)
+    model.set_weights([np.concatenate(tables)])  # one table: users, then items
     serving = recommendation.Serving(model, options, analysis)
     tf.saved_model.save(serving, str(root / "ratings" / "1"), signatures=dict(serving.functions))
     _in_keras(tables).save(root / "ratings.keras")

@@ -60,6 +60,7 @@ class Engine:
         self._backlog = Backlog(threads)
         self._threads = ThreadPoolExecutor(2, "aside")
         self._batcher = Batcher(batch_threads, isolating=isolating)
+        self.is_bounded = max_queued > 0
         self._max_queued = max_queued
         self._under_way = 0
         self._turns = Turns()

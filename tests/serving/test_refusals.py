@@ -66,7 +66,7 @@ def test_what_would_wait_too_long_is_refused_without_its_message(monkeypatch):
     monkeypatch.setattr(Backlog, "is_hopeless", lambda self, seconds: bool(asked.append(seconds)) or seconds < 5)
 
     async def play():
-        async with serving() as (_, channel, _):
+        async with serving(max_queued=9) as (_, channel, _):
             hopeless = await refused(channel.stream_unary(PREDICT)(nothing(), timeout=4))
             return hopeless, await refused(channel.unary_unary(PREDICT)(b"", timeout=20))
 
@@ -90,10 +90,25 @@ def test_a_call_without_a_message_is_invalid():
         yield
 
     async def play():
-        async with serving() as (_, channel, _):
+        async with serving(max_queued=9) as (_, channel, _):
             return [await refused(channel.stream_unary(path)(none(), timeout=20)) for path in (PREDICT, STATUS)]
 
     assert asyncio.run(play()) == [("INVALID_ARGUMENT", "The request has no message.", "")] * 2
+
+
+def test_without_bounds_a_request_is_read_at_once_and_gets_the_same_answers():
+    async def play():
+        told = []
+        for bounds in ({}, {"max_queued": 9}):
+            async with serving(**bounds) as (_, channel, _):
+                told.append(
+                    [await refused(channel.unary_unary(path)(b"\xff", timeout=20)) for path in (PREDICT, STATUS)]
+                )
+        return told
+
+    plain, bounded = asyncio.run(play())
+    assert plain == bounded
+    assert plain[0][0] == "INVALID_ARGUMENT"
 
 
 def test_a_compressed_message_may_not_grow_beyond_the_limit():

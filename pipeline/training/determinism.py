@@ -23,7 +23,8 @@ def enable() -> None:
 def sums_in_pairs() -> Iterator[None]:
     """What is traced inside adds two tensors at a time, from the first to the last."""
     add_n = gen_math_ops.add_n
-    gen_math_ops.add_n = lambda inputs, name=None: functools.reduce(tf.add, inputs)
+    # AddN of two, since tf.add takes no lists of tensors (variants), which a gradient through a loop adds up.
+    gen_math_ops.add_n = lambda inputs, name=None: functools.reduce(lambda a, b: add_n([a, b]), inputs)
     try:
         yield
     finally:

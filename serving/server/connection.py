@@ -1,9 +1,10 @@
 """An HTTP connection of uvicorn's that takes nothing but HTTP/1, and does not wait for ever."""
 
 import asyncio
+from collections.abc import Iterable
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 _TIMED_OUT = (
     b"HTTP/1.1 408 Request Timeout\r\ncontent-type: application/json\r\ncontent-length: 48\r\nconnection: close\r\n\r\n"
@@ -47,7 +48,19 @@ class Connection(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         self._since, self._begun = self.loop.time(), False
-        super().on_response_complete()
+        if self.cycle.more_body or self.pipeline or self.transport.is_closing():
+            super().on_response_complete()
+        else:  # no timer: `end_idle` looks
+            self.server_state.total_requests += 1
+            self.flow.resume_reading()
+
+    def end_idle(self) -> None:
+        """Closes the connection when nothing has come since its last answer for as long as uvicorn keeps one alive."""
+        cycle = self.cycle
+        if cycle is None or not cycle.response_complete or cycle.more_body or self._begun:
+            return
+        if self.loop.time() - self._since >= self.timeout_keep_alive:
+            self.transport.close()
 
     def end_waiting(self, seconds: float) -> None:
         """Closes the connection when what it is to send next has not come for `seconds`: a request, or what is left of
@@ -62,3 +75,36 @@ class Connection(HttpToolsProtocol):
         if self._begun and not (cycle is not None and cycle.response_started and not cycle.response_complete):
             self.transport.write(_TIMED_OUT)
         self.transport.close()
+
+
+def received(receive: Any) -> bytes | None:
+    """The body of the request that `receive` of ASGI belongs to, when all of it is there; None: it has to be awaited,
+    which takes three coroutines."""
+    cycle = getattr(receive, "__self__", None)
+    if type(cycle) is not RequestResponseCycle or cycle.more_body or cycle.disconnected or cycle.flow.read_paused:
+        return None
+    body, cycle.body = bytes(cycle.body), bytearray()
+    cycle.message_event.clear()
+    return body
+
+
+def answered(send: Any, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> bool:
+    """Whether the answer to the request that `send` of ASGI belongs to was written, in one piece. It takes less than
+    the two messages of ASGI, to which everything out of the ordinary is left."""
+    cycle = getattr(send, "__self__", None)
+    if (
+        type(cycle) is not RequestResponseCycle
+        or cycle.response_started
+        or cycle.waiting_for_100_continue
+        or cycle.disconnected
+        or cycle.flow.write_paused
+        or not cycle.keep_alive
+        or cycle.scope["method"] == "HEAD"
+    ):
+        return False
+    lines = [b"%b: %b\r\n" % header for header in (*cycle.default_headers, *headers)]
+    cycle.transport.write(b"".join((STATUS_LINE[status], *lines, b"\r\n", body)))
+    cycle.response_started = cycle.response_complete = True
+    cycle.message_event.set()
+    cycle.on_response()
+    return True

@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import uvicorn
 
 from serving.server.access import rest_tls
-from serving.server.connection import Connection
+from serving.server.connection import Connection, answered
 from serving.server.flags import Flags
 
 DRAIN_SECONDS = 10
-_TICKS = 3  # between two looks for clients that send too slowly
+_TICKS = 3  # between two looks for clients that send nothing, or too slowly
 
 Application = Callable[[Any, Any, Any], Awaitable[None]]  # of ASGI
 Stop = Callable[[], Awaitable[None]]
@@ -32,6 +32,8 @@ async def answer(send: Any, reply: Reply, extra: Sequence[tuple[bytes, bytes]] =
     headers = [(b"content-type", reply.media), (b"content-length", b"%d" % len(reply.text)), *extra]
     if reply.retry_after is not None:
         headers.append((b"retry-after", b"%d" % reply.retry_after))
+    if answered(send, reply.status, headers, reply.text):
+        return
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
     await send({"type": "http.response.body", "body": reply.text})
 
@@ -42,9 +44,10 @@ class _Server(uvicorn.Server):
         self._arrival_seconds = arrival_seconds
 
     async def on_tick(self, counter: int) -> bool:  # ten times a second
-        if self._arrival_seconds and counter % _TICKS == 0:
-            for connection in list(self.server_state.connections):
-                if isinstance(connection, Connection):
+        for connection in list(self.server_state.connections) if counter % _TICKS == 0 else ():
+            if isinstance(connection, Connection):
+                connection.end_idle()
+                if self._arrival_seconds:
                     connection.end_waiting(self._arrival_seconds)
         return await super().on_tick(counter)
 

@@ -15,6 +15,7 @@ from tensorflow_serving.apis import classification_pb2, get_model_metadata_pb2, 
 from serving.server import classification, http, json_examples, json_predict, metrics, model_info, regression
 from serving.server import json_format as json_text
 from serving.server.call import Call
+from serving.server.connection import received
 from serving.server.departures import Departures
 from serving.server.engine import LARGE_BYTES, Caller, Engine
 from serving.server.errors import Code, RequestError, invalid
@@ -103,6 +104,10 @@ def application(engine: Engine, timeout_ms: int, pages: Pages | None = None, cor
 
 async def _body(receive: Any, headers: dict[bytes, bytes], limits: Limits) -> bytes:
     limits.check_size(int(headers.get(b"content-length", 0)))
+    body = received(receive)
+    if body is not None:
+        limits.check_size(len(body))
+        return body
     message = await _message(receive)
     if not message["more_body"]:
         limits.check_size(len(message["body"]))

@@ -2,9 +2,12 @@
 
 import asyncio
 import contextlib
+import re
 import time
+from functools import partial
 
 import pytest
+import uvicorn
 
 from serving.server import http
 from serving.server.flags import Flags
@@ -131,3 +134,38 @@ def test_one_connection_more_than_the_bound_is_closed_until_another_one_goes():
     refused, answer = asyncio.run(asyncio.wait_for(play(), 20))
     assert refused == b""
     assert answer.startswith(b"HTTP/1.1 200 ")
+
+
+LAST = b"GET / HTTP/1.0\r\n\r\n"
+BODY = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\n"
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [GET, LAST],
+        [GET + GET.replace(b"/ ", b"/slow ") + GET + LAST],
+        [BODY + b"\r\nbody", BODY + b"\r\nbo", b"dy", LAST],
+        [BODY + b"expect: 100-continue\r\n\r\n", b"body", LAST],
+        [BODY + b"connection: close\r\n\r\nbody"],
+        [b"HEAD / HTTP/1.1\r\nhost: a\r\n\r\n", LAST],
+    ],
+    ids=["one_by_one", "pipelined", "bodies", "expecting", "closing", "head"],
+)
+def test_an_answer_in_one_write_is_what_the_messages_of_asgi_make(pieces, monkeypatch):
+    at_once, _ = asked(*pieces)
+    monkeypatch.setattr(http, "answered", lambda *_: False)
+    by_messages, _ = asked(*pieces)
+    assert _undated(at_once) == _undated(by_messages)
+    assert at_once.count(b"HTTP/1.1 200 ") == b"".join(pieces).count(b" HTTP/1.")
+
+
+def _undated(answers: bytes) -> bytes:
+    return re.sub(rb"date: [^\r]*\r\n", b"", answers)
+
+
+def test_a_connection_that_asks_no_more_is_closed_after_a_while_and_not_while_it_waits(monkeypatch):
+    monkeypatch.setattr(uvicorn, "Config", partial(uvicorn.Config, timeout_keep_alive=SECONDS))
+    answer, seconds = asked(GET, GET.replace(b"/ ", b"/slow "))
+    assert answer.count(b"HTTP/1.1 200 ") == 2
+    assert 4 * SECONDS < seconds < 10

@@ -8,6 +8,7 @@ import math
 import re
 from base64 import b64encode
 from collections.abc import Callable, Mapping
+from ctypes import c_float
 from decimal import Decimal
 from typing import Any
 
@@ -19,7 +20,7 @@ from serving.tensors import as_bytes, type_of
 
 _SHOWN_BYTES = 256  # of a request's JSON inside an error message; the token that crosses it is whole
 _BYTES_SUFFIX = "_bytes"
-_MANY = 32  # numbers from which on arrays pay
+_MANY = 20  # numbers from which on arrays pay
 _LOW, _HIGH = 1e-4, 1e6  # between them neither %g nor %.9g writes an exponent
 _DECADES = 10.0 ** np.arange(-4, 6)
 _SIX, _NINE = 10.0 ** np.arange(9, -1, -1), 10.0 ** np.arange(12, 2, -1)  # 6 and 9 digits to whole numbers, by decade
@@ -93,18 +94,19 @@ def regressions(values: np.ndarray) -> bytes:  # [n]
 
 def decimals(array: np.ndarray) -> list[bytes]:  # [n] -> n texts
     """Each number of a flat float array: %g where that reads back as the same number, else all its digits."""
-    return _many_decimals(array) if array.dtype == np.float32 and len(array) >= _MANY else _few_decimals(array)
+    return _many_decimals(array) if len(array) >= _MANY and array.dtype == np.float32 else _few_decimals(array)
 
 
 def _few_decimals(array: np.ndarray) -> list[bytes]:
-    full = b"%.9g" if array.dtype == np.float32 else b"%.17g"
-    values = array.tolist()
-    texts = [b"%g" % value for value in values]
-    read_back = np.array([float(text) for text in texts], array.dtype).tolist()
-    return [
-        _decimal(text if back == value else full % value)
-        for text, back, value in zip(texts, read_back, values, strict=True)
-    ]
+    single = array.dtype == np.float32
+    texts = []
+    for value in array.tolist():
+        text = b"%g" % value
+        back = float(text)
+        if (c_float(back).value if single else back) != value:
+            text = (b"%.9g" if single else b"%.17g") % value
+        texts.append(text if b"." in text else _decimal(text))
+    return texts
 
 
 def _many_decimals(array: np.ndarray) -> list[bytes]:

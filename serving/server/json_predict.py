@@ -27,7 +27,7 @@ def read(servable: Servable, request: dict[str, Any], checks: bool = False) -> C
     check_method(signature, checks)
     return Call(
         complete(signature, inputs),
-        tuple(signature.outputs.values()),
+        signature.fetches,
         lambda values: text(dict(zip(signature.outputs, values, strict=True))),
     )
 

@@ -128,6 +128,8 @@ def _is_named(value: Any) -> bool:
 def _dense(value: Any, number: int) -> np.ndarray:
     if not isinstance(value, list):
         return _array([value], number).reshape([])
+    if not value or not isinstance(value[0], list):
+        return _array(value, number)
     shape, level = [len(value)], value
     while level and isinstance(level[0], list):
         size = len(level[0])
@@ -137,8 +139,7 @@ def _dense(value: Any, number: int) -> np.ndarray:
         level = list(chain.from_iterable(level))
     if len(shape) > _MAX_RANK:
         raise invalid(f"Encountered {len(shape)} nested lists; a tensor has {_MAX_RANK} dimensions at most")
-    array = _array(level, number)
-    return array if len(shape) == 1 else array.reshape(shape)
+    return _array(level, number).reshape(shape)
 
 
 def _count(function: Callable[[Any], Any], values: list[Any], wanted: Any) -> int:

@@ -34,8 +34,10 @@ def read(servable: Servable, request: predict_pb2.PredictRequest, checks: bool =
 
 def check_method(signature: Layout, checks: bool) -> None:
     """Predict runs signatures of all methods; under --enable_signature_method_name_check no others."""
+    if not checks:
+        return
     methods = [METHOD, classification.METHOD, regression.METHOD]
-    if checks and signature.definition.method_name not in methods:
+    if signature.definition.method_name not in methods:
         raise RequestError(
             Code.INTERNAL,
             f"Expected prediction signature method_name to be one of {{{', '.join(methods)}}}. "
@@ -78,7 +80,9 @@ def complete(
     signature: Layout, given: Mapping[str, Any], parse: Callable[[str, Any], np.ndarray] = lambda alias, value: value
 ) -> dict[str, np.ndarray]:
     """All inputs by tensor name, parsed, with the defaults of the signature filled in. Raises RequestError."""
-    wanted, defaults = signature.inputs, signature.definition.defaults
+    wanted, defaults = signature.inputs, signature.defaults
+    if len(given) == len(wanted) and all(map(given.__contains__, wanted)):
+        return {name: parse(alias, given[alias]) for alias, name in wanted.items()}
     if len(given) > len(wanted) or (len(given) < len(wanted) and not defaults):
         raise invalid(
             f"input size does not match signature: {len(given)}!={len(wanted)} len({{{_joined(given)}}}) != "

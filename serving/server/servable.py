@@ -55,6 +55,7 @@ class Servable:
             for name, signature in self.signatures.items()
             for alias, info in signature.outputs.items()
         }
+        self.layouts: dict[str, Any] = {}  # of the signatures, as `signatures` reads them
         self.batching = batching
         self.monitor: Monitor | None = None
         self.ranges: Mapping[str, Range] = {}
@@ -102,7 +103,7 @@ class Servable:
 
     def named(self, fetches: tuple[str, ...], values: list[np.ndarray]) -> dict[str, np.ndarray]:
         """The values of `fetches` as "signature/output": two signatures may use one name for different things."""
-        return {self._aliases.get(name, name): value for name, value in zip(fetches, values, strict=True)}
+        return dict(zip(map(self._aliases.get, fetches, fetches), values, strict=True))
 
     def close(self) -> None:
         if self.monitor:

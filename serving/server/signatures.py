@@ -1,7 +1,6 @@
 """What the methods ask of a signature, and how their messages name tensors."""
 
 from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import tensorflow as tf
@@ -18,16 +17,13 @@ class Layout(NamedTuple):
     inputs: dict[str, str]  # aliases in order -> tensor names
     types: dict[str, int]  # alias -> DataType
     outputs: dict[str, str]
-
-
-_LAYOUTS: WeakKeyDictionary[Servable, dict[str, Layout]] = WeakKeyDictionary()
+    fetches: tuple[str, ...]  # the tensor names of all outputs
+    defaults: dict[str, Any]  # alias -> TensorProto
 
 
 def layout(servable: Servable, name: str) -> Layout | None:
     """None for a signature that is not there."""
-    kept = _LAYOUTS.get(servable)
-    if kept is None:
-        kept = _LAYOUTS[servable] = {}
+    kept = servable.layouts
     if name not in kept and name in servable.signatures:
         definition = servable.signatures[name]
         inputs, outputs = sorted(definition.inputs.items()), sorted(definition.outputs.items())
@@ -36,6 +32,8 @@ def layout(servable: Servable, name: str) -> Layout | None:
             {alias: info.name for alias, info in inputs},
             {alias: info.dtype for alias, info in inputs},
             {alias: info.name for alias, info in outputs},
+            tuple(info.name for _, info in outputs),
+            dict(definition.defaults),
         )
     return kept.get(name)
 

@@ -166,7 +166,7 @@ class Batcher:
         queues = self._queues.get(servable)
         if queues is None:
             queues = self._queues[servable] = {}
-        key = (call.fetches, *sorted((name, array.dtype.char) for name, array in call.feeds.items()))
+        key = (call.fetches, *call.feeds, *[array.dtype.char for array in call.feeds.values()])
         queue = queues.get(key)
         if queue is None:
             assert servable.batching is not None

@@ -27,9 +27,6 @@ class Departures:
             asyncio.get_running_loop().call_later(_SECONDS, self._sweep)
         return _Request(self, receive)
 
-    def _enter(self, task: asyncio.Task, receive: Receive) -> None:
-        self._young[task] = receive
-
     def _leave(self, task: asyncio.Task) -> None:
         if self._young.pop(task, None) is None and self._old.pop(task, None) is None:
             listener = self._listening.pop(task, None)
@@ -60,7 +57,7 @@ class _Request:
         self._task = task
 
     def __enter__(self) -> None:
-        self._departures._enter(self._task, self._receive)
+        self._departures._young[self._task] = self._receive
 
     def __exit__(self, *_: object) -> None:
         self._departures._leave(self._task)

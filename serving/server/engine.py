@@ -148,4 +148,4 @@ class Engine:
 
 
 def _is_small(values: list[Any]) -> bool:
-    return sum(value.size for value in values) <= _LARGE_VALUES
+    return sum([value.size for value in values]) <= _LARGE_VALUES

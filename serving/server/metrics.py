@@ -5,6 +5,7 @@ include it), so outputs are summed many at a time.
 """
 
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -53,7 +54,7 @@ _ALL = [metric for metric in list(globals().values()) if isinstance(metric, Coun
 _PER_VERSION = [metric for metric in _ALL if metric.labels[:2] == ("model_name", "version")]
 
 _known: Callable[[str], bool] | None = None
-_outputs: dict[tuple[str, str, str], list[np.ndarray]] = {}
+_outputs: defaultdict[tuple[str, int, str], list[np.ndarray]] = defaultdict(list)
 _widths: dict[tuple[str, str, str], int] = {}  # of outputs [rows, width]; 0: not counted by column
 _pending = [0, 0]  # arrays and values in `_outputs`
 _lock = threading.Lock()
@@ -88,10 +89,9 @@ def request(model: str, version: int, status: str, micros: float) -> None:
 
 def outputs(model: str, version: int, values: Mapping[str, np.ndarray]) -> None:
     """The outputs of one request by name; those that are not float are passed over. The arrays are kept for a while."""
-    number = str(version)
     for name, array in values.items():
         if array.dtype.kind == "f":
-            _outputs.setdefault((model, number, name), []).append(array)
+            _outputs[model, version, name].append(array)
             _pending[0] += 1
             _pending[1] += array.size
     if _pending[0] >= _PENDING_ARRAYS or _pending[1] >= _PENDING_VALUES:
@@ -100,8 +100,9 @@ def outputs(model: str, version: int, values: Mapping[str, np.ndarray]) -> None:
 
 def _sum_outputs() -> None:
     with _lock:
-        for labels in list(_outputs):
-            arrays = _outputs.pop(labels)
+        for model, version, name in list(_outputs):
+            arrays = _outputs.pop((model, version, name))
+            labels = model, str(version), name
             values = np.concatenate(arrays, axis=None, dtype=np.float64)  # flat
             finite = values[np.isfinite(values)]
             _output_count.add(len(finite), *labels)

@@ -13,7 +13,7 @@ from serving.server import memory, metrics, model_info
 from serving.server.backlog import OUT_OF_TIME, Backlog
 from serving.server.batching import Batcher
 from serving.server.call import Call
-from serving.server.errors import Code, RequestError
+from serving.server.errors import NAMES, Code, RequestError
 from serving.server.lifecycle import Models
 from serving.server.policy import Policy
 from serving.server.servable import Servable
@@ -126,7 +126,7 @@ class Engine:
         finally:
             self._under_way -= 1
             if number is not None:
-                metrics.request(spec.name, number, status.name, (time.monotonic() - began) * 1e6)
+                metrics.request(spec.name, number, NAMES[status], (time.monotonic() - began) * 1e6)
 
     async def aside(self, function: Callable[[], T]) -> T:
         """The result of a function that takes long in Python, run where it does not stop the event loop."""

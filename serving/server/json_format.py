@@ -41,13 +41,13 @@ def error_body(message: str) -> bytes:
 def rows(outputs: Mapping[str, np.ndarray]) -> bytes:
     """{"predictions": [..]}: plain values for one output, else one object a row. Raises RequestError."""
     _check_some(outputs)
-    sizes: dict[str, int] = {}
+    expected = None
     for name, array in outputs.items():
         if array.ndim == 0:
             raise invalid(f"Tensor name: {name} has no shape information ")
-        sizes[name] = len(array)
-        expected = next(iter(sizes.values()))
-        if len(array) != expected:
+        if expected is None:
+            expected = len(array)
+        elif len(array) != expected:
             raise invalid(f"Tensor name: {name} has inconsistent batch size: {len(array)} expecting: {expected}")
     depth = 2 if len(outputs) == 1 else 3
     columns = [_elements(name, array, 1, depth, False) for name, array in outputs.items()]

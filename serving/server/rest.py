@@ -18,7 +18,7 @@ from serving.server.call import Call
 from serving.server.connection import received
 from serving.server.departures import Departures
 from serving.server.engine import LARGE_BYTES, Caller, Engine
-from serving.server.errors import Code, RequestError, invalid
+from serving.server.errors import NAMES, Code, RequestError, invalid
 from serving.server.http import Application, Reply
 from serving.server.json_request import parsed
 from serving.server.limits import Limits
@@ -97,7 +97,7 @@ def application(engine: Engine, timeout_ms: int, pages: Pages | None = None, cor
             code, told = error.code, engine.policy.told(error, _request_id(headers))
             reply = Reply(json_text.error_body(told), error.http, retry_after=error.retry_after)
         await http.answer(send, reply, extra)
-        metrics.answered(model, api, "REST", code.name, (time.perf_counter() - began) * 1e6)
+        metrics.answered(model, api, "REST", NAMES[code], (time.perf_counter() - began) * 1e6)
 
     return application
 

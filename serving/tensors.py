@@ -50,7 +50,7 @@ _PARTS: dict[str, np.dtype] = {  # what the typed field has instead: the bits, o
     "complex64": np.dtype(np.float32),
     "complex128": np.dtype(np.float64),
 }
-_MAX_RANK = 254
+_MAX_RANK = 64  # of numpy; TensorFlow takes 254
 # what a short message may grow to by its shape; TensorFlow allocates whatever is asked, or dies of it
 _MAX_FILLED_BYTES = 2**26
 _STRING_BYTES = 32  # of an empty one: a pointer in numpy, a tstring in TensorFlow

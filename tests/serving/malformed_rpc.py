@@ -125,7 +125,7 @@ def expected_of_predict(request: Any) -> set[str]:
 def reads(tensor: Any, kind: TensorType) -> bool:
     """Whether a TensorProto is one of this type, whole, and no larger than it looks."""
     shape = [dim.size for dim in tensor.tensor_shape.dim]
-    if tensor.dtype != kind.number or min(shape, default=0) < 0 or len(shape) > 254:
+    if tensor.dtype != kind.number or min(shape, default=0) < 0 or len(shape) > 64:  # TensorFlow: 254
         return False
     count = prod(shape)
     if not count or not tensor.tensor_content:

@@ -19,8 +19,8 @@ def turns(peers: dict[str, Callable[[], object]], rounds: int = 9, seconds: floa
 
 
 def turns_apart(makers: dict[str, Callable[[], Any]], rounds: int = 9, seconds: float = 0.3) -> dict[str, float]:
-    """The same where each maker makes its peer in a process of its own: thread pools and heaps of the others would cost
-    a peer up to a fifth. A peer whose package is not installed is left out. Makers must be picklable."""
+    """The same where each maker makes its peer in a process of its own: thread pools and heaps of the others would slow
+    it down. A peer whose package is not installed is left out. Makers must be picklable."""
     context = multiprocessing.get_context("spawn")
     taking: dict[str, Callable[[], float]] = {}
     pipes, processes = [], []

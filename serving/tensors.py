@@ -50,7 +50,7 @@ _PARTS: dict[str, np.dtype] = {  # what the typed field has instead: the bits, o
     "complex64": np.dtype(np.float32),
     "complex128": np.dtype(np.float64),
 }
-_MAX_RANK = 64  # of numpy; TensorFlow takes 254
+MAX_RANK = 64  # of numpy; TensorFlow takes 254
 # what a short message may grow to by its shape; TensorFlow allocates whatever is asked, or dies of it
 _MAX_FILLED_BYTES = 2**26
 _STRING_BYTES = 32  # of an empty one: a pointer in numpy, a tstring in TensorFlow
@@ -109,7 +109,7 @@ def to_numpy(proto: Any) -> np.ndarray:
     """
     kind = BY_NUMBER.get(proto.dtype)
     shape = [dim.size for dim in proto.tensor_shape.dim]
-    if kind is None or len(shape) > _MAX_RANK or min(shape, default=0) < 0:
+    if kind is None or len(shape) > MAX_RANK or min(shape, default=0) < 0:
         raise ValueError("not a dense tensor of a known type and shape")
     count = prod(shape)
     content, values = proto.tensor_content if count else b"", getattr(proto, kind.field)

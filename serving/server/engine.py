@@ -60,8 +60,7 @@ class Engine:
         self._backlog = Backlog(threads)
         self._threads = ThreadPoolExecutor(2, "aside")
         self._batcher = Batcher(batch_threads, isolating=isolating)
-        self.is_bounded = max_queued > 0
-        self._max_queued = max_queued
+        self.max_queued = max_queued
         self._under_way = 0
         self._turns = Turns()
         self._tidying = False
@@ -69,7 +68,7 @@ class Engine:
     def admit(self, timeout_ms: int | None, model: str = "") -> None:
         """Raises RequestError for a request that is not to be read: RESOURCE_EXHAUSTED when too many are under way,
         DEADLINE_EXCEEDED when it would wait for too long."""
-        if self._max_queued and self._under_way >= self._max_queued:
+        if self.max_queued and self._under_way >= self.max_queued:
             self._turns.take()
             metrics.dropped(model, "shed")
             raise RequestError(

@@ -16,7 +16,7 @@ import numpy as np
 
 from serving.server.errors import Code, RequestError, invalid
 from serving.server.json_format import shown
-from serving.tensors import BY_NUMBER, TensorType
+from serving.tensors import BY_NUMBER, MAX_RANK, TensorType
 
 _CARRIERS: dict[str, type[np.integer]] = {  # whose range a JSON integer has to keep
     **dict.fromkeys(["int8", "int16", "int32", "uint8"], np.int32),  # then wrapped, as TF Serving does
@@ -32,7 +32,6 @@ _ACCEPTED: dict[str, frozenset[type]] = {
     "string": frozenset({str, dict}),
 }
 _TEXTS = frozenset({str})
-_MAX_RANK = 64  # numpy's
 _BLOCK = 1000  # values or rows that are looked at together, when the wrong one is searched for
 _SPACE = b" \t\n\v\f\r"
 _UNPADDED = re.compile(rb"([A-Za-z0-9+/]*)([=.]*)")
@@ -137,8 +136,8 @@ def _dense(value: Any, number: int) -> np.ndarray:
             raise _Irregular
         shape.append(size)
         level = list(chain.from_iterable(level))
-    if len(shape) > _MAX_RANK:
-        raise invalid(f"Encountered {len(shape)} nested lists; a tensor has {_MAX_RANK} dimensions at most")
+    if len(shape) > MAX_RANK:
+        raise invalid(f"Encountered {len(shape)} nested lists; a tensor has {MAX_RANK} dimensions at most")
     return _array(level, number).reshape(shape)
 
 
@@ -199,7 +198,7 @@ def _explain(value: Any, number: int) -> RequestError | None:
                 f"Encountered list at unexpected size: {len(item)} at level: {level} expected size: {shape[level]}"
             )
         else:
-            first = _first_irregular(item, partial(_read_as, shape[level + 1 :], number)) if rank <= _MAX_RANK else 0
+            first = _first_irregular(item, partial(_read_as, shape[level + 1 :], number)) if rank <= MAX_RANK else 0
             pending.extend((member, level + 1) for member in reversed(item[first:]))
     return None
 

@@ -53,7 +53,7 @@ def build(engine: Engine, arguments: str = "") -> tuple[grpc.aio.Server, health.
     server = grpc.aio.server(options=[*_OPTIONS, *bounds, *_options(arguments)])
     # As a stream, which is of one message, a request is there before its message is read: what is refused never is. It
     # costs what is not refused some 20 us, so that only a server that has bounds does it.
-    streams = engine.is_bounded or limits.arrival_seconds > 0
+    streams = engine.max_queued > 0 or limits.arrival_seconds > 0
     handler = grpc.stream_unary_rpc_method_handler if streams else grpc.unary_unary_rpc_method_handler
     for service, methods in _METHODS.items():
         handlers = {

@@ -79,7 +79,7 @@ def main(arguments: list[str] | None = None) -> None:
     except UserError as error:
         fail(str(error), error.code)
     except KeyboardInterrupt:
-        fail("interrupted; the same command goes on from what is finished.", INTERRUPTED)
+        fail("interrupted; the same command (without --fresh) goes on from what is finished.", INTERRUPTED)
     except Exception as error:
         if storage_failure(error) is None:
             raise
@@ -148,7 +148,8 @@ def needs_modules(command: str) -> None:
     missing = [m for m in modules if not installed(m)]
     if missing:
         raise UserError(
-            f"`minibatch {command}` needs {', '.join(missing)}: pip install 'minibatch-descent[{extra}]'.", USAGE
+            f"`minibatch {command}` needs {', '.join(missing)}: pip install '.[{extra}]' in the project's folder.",
+            USAGE,
         )
 
 

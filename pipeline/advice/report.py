@@ -41,7 +41,9 @@ def report(run_dir: Path) -> Path:
 
         from pipeline.advice.curves import curves
     except ImportError as error:
-        raise UserError(f"A report needs {error.name}: pip install 'minibatch-descent[report]'", USAGE) from None
+        raise UserError(
+            f"A report needs {error.name}: pip install '.[report]' in the project's folder.", USAGE
+        ) from None
     run_dir = Path(run_dir)
     if not run_dir.is_dir():
         raise UserError(f"{run_dir} is not there: a report is made of a run, runs/<name>/<number>.", MISSING)

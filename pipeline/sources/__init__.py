@@ -31,7 +31,8 @@ def open_source(data: Data, task: str, cache: Path) -> Source:
         if str(error.name).startswith(__name__):
             raise
         raise UserError(
-            f"--data.source {data.source} needs the package {error.name}; run pip install 'minibatch-descent[data]'.",
+            f"--data.source {data.source} needs the package {error.name}; run pip install '.[data]' in the project's "
+            "folder.",
             MISSING,
         ) from None
     return module.open_source(data, task, Path(cache))

@@ -32,7 +32,7 @@ def strategy_of(name: str) -> tf.distribute.Strategy:
     if name == "gpu":
         if not gpus:
             raise UserError(
-                "--train.strategy gpu: TensorFlow sees no GPU here; install minibatch-descent[gpu] on a "
+                "--train.strategy gpu: TensorFlow sees no GPU here; install the extra [gpu] on a "
                 "machine with one, or use --train.strategy cpu.",
                 USAGE,
             )
@@ -68,6 +68,6 @@ def _tpu() -> tf.distribute.Strategy:
         said = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise UserError(
             f"--train.strategy tpu: no TPU {name!r} could be reached ({said}); run on a TPU VM with "
-            "minibatch-descent[tpu], or set TPU_NAME.",
+            "the extra [tpu], or set TPU_NAME.",
             USAGE,
         ) from None

@@ -132,7 +132,7 @@ def test_a_command_whose_extra_is_not_installed_names_it(refused, monkeypatch, n
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda m, *a: None if m == modules[-1] else find(m, *a))
     code, line = refused(name, "imdb")
-    assert f"`minibatch {name}` needs {modules[-1]}: pip install 'minibatch-descent[{extra}]'." in line
+    assert f"`minibatch {name}` needs {modules[-1]}: pip install '.[{extra}]' in the project's folder." in line
     assert code == USAGE
 
 
@@ -145,7 +145,7 @@ def test_a_package_that_is_only_there_as_a_namespace_is_missing(monkeypatch):
         return find(module, *rest)
 
     monkeypatch.setattr(importlib.util, "find_spec", without)
-    with pytest.raises(UserError, match=r"needs google.protobuf: pip install 'minibatch-descent\[client\]'"):
+    with pytest.raises(UserError, match=r"needs google.protobuf: pip install '\.\[client\]'"):
         command.needs_modules("predict")
 
 

@@ -381,7 +381,7 @@ def test_a_recorded_command_is_shown_as_it_was_typed(run_dir):
 
 def test_a_missing_extra_is_one_line_that_says_what_to_install(run_dir, monkeypatch):
     monkeypatch.setitem(sys.modules, "jinja2", None)
-    with pytest.raises(UserError, match=r"pip install 'minibatch-descent\[report\]'"):
+    with pytest.raises(UserError, match=r"pip install '\.\[report\]'"):
         report(run_dir)
 
 

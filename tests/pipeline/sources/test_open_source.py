@@ -28,7 +28,7 @@ def test_options_that_do_not_fit_are_a_usage_error(settings, words, tmp_path):
 def test_a_missing_package_is_an_error_that_says_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
     monkeypatch.delitem(sys.modules, "pipeline.sources.tfds", raising=False)
-    with pytest.raises(UserError, match=r"needs the package tensorflow_datasets.*minibatch-descent\[data\]") as caught:
+    with pytest.raises(UserError, match=r"needs the package tensorflow_datasets.*pip install '\.\[data\]'") as caught:
         open_source(Data(source="tfds", name="cifar10", path=tmp_path), "image", tmp_path)
     assert caught.value.code == MISSING
 

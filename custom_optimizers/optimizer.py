@@ -51,6 +51,7 @@ class Optimizer(keras.optimizers.Optimizer):
     decays = True  # False: the rule does its own weight decay
     additive = False  # True: the delta is a multiple of the gradient, so that slices of a row may be added one by one
     two_points = False  # True: gradients are taken at other weights than those to evaluate
+    needs_estimates = False  # True: the loop has to call `estimate` too, which Keras' fit never does
 
     def __init__(self, learning_rate=0.001, **options):
         if not callable(learning_rate) and not isinstance(learning_rate, dict):

@@ -37,7 +37,7 @@ def optimizer_of(
     options: Optimizer, steps_per_epoch: int, epochs: int, precision: str = "float32"
 ) -> keras.optimizers.Optimizer:
     """The optimizer named, ours before Keras', with loss scaling under mixed_float16. Raises UserError for an unknown
-    name or argument."""
+    name or argument, and for an optimizer that needs more than gradients."""
     known = {}
     for module in (keras.optimizers, custom_optimizers):
         for name, value in vars(module).items():
@@ -47,7 +47,11 @@ def optimizer_of(
     del known["optimizer"]
     rule = known.get(options.name.lower().replace("_", ""))
     if rule is None:
-        raise UserError(f"--optimizer.name {options.name}: not known; there are {', '.join(sorted(known))}.", USAGE)
+        there = ", ".join(sorted(n for n, each in known.items() if not getattr(each, "needs_estimates", False)))
+        raise UserError(f"--optimizer.name {options.name}: not known; there are {there}.", USAGE)
+    if getattr(rule, "needs_estimates", False):
+        reason = "needs calls of its estimate method, which the training loop does not make"
+        raise UserError(f"--optimizer.name {options.name}: {reason}.", USAGE)
     arguments = dict(options.arguments)
     if options.weight_decay is not None:
         arguments["weight_decay"] = options.weight_decay

@@ -68,6 +68,15 @@ def test_arguments_and_weight_decay_reach_the_optimizer():
     assert optimizer.weight_decay == 0.01
 
 
+def test_an_optimizer_that_needs_estimates_is_refused_with_the_reason_and_is_not_offered():
+    with pytest.raises(UserError, match=r"^--optimizer.name Sophia: needs calls of its estimate method.*$") as raised:
+        descent.optimizer_of(Optimizer(name="Sophia"), 10, 5)
+    assert raised.value.code == USAGE
+    with pytest.raises(UserError, match="there are ") as raised:
+        descent.optimizer_of(Optimizer(name="unknown"), 10, 5)
+    assert "sophia" not in str(raised.value)
+
+
 def test_an_unknown_optimizer_or_argument_is_one_line_that_names_it():
     with pytest.raises(UserError, match=r"--optimizer.name sofia: not known; there are .*adamw") as raised:
         descent.optimizer_of(Optimizer(name="sofia"), 10, 5)

@@ -101,9 +101,7 @@ def read(root: Path) -> Live | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise Corrupt(
-            f"{path} is not readable ({error}); remove it, and the next command writes it anew from {JOURNAL}."
-        ) from None
+        raise Corrupt(f"{path} is not readable ({error}). {_anew(Path(root))}") from None
 
 
 def current(root: Path) -> Live | None:
@@ -206,9 +204,18 @@ def _repair(root: Path) -> None:
     if standing not in (None, last.before):
         raise Corrupt(
             f"{root / NAME} says {standing}, but the last event in {JOURNAL} ({last.event}, {last.when}) made "
-            f"{last.after}: somebody else changed one of them. Remove {NAME} to go on from the journal."
+            f"{last.after}: somebody else changed one of them. {_anew(root)}"
         )
     _write(root, last.after)
+
+
+def _anew(root: Path) -> str:
+    """In one line, since a server that polls in between puts the newest version live, perhaps one rolled back."""
+    command = f"rm {root / NAME} && minibatch canary {root.name} --root {root.parent} --version STABLE"
+    return (
+        f"Without {NAME} servers answer with the newest version; write it anew in one line: `{command}`, STABLE being "
+        f"`stable` in the last `to` of {JOURNAL}."
+    )
 
 
 def _events(path: Path) -> tuple[list[Event], int]:

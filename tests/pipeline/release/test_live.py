@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -12,7 +13,7 @@ import pytest
 
 from pipeline import manifest
 from pipeline.errors import CANNOT_WRITE, CHANGED, MISSING, REFUSED, Corrupt, UserError
-from pipeline.release import live, rollout
+from pipeline.release import live, operations, rollout
 from pipeline.release.live import Live
 from tests import faults
 
@@ -196,12 +197,24 @@ def test_a_live_file_that_is_gone_or_one_event_behind_is_written_from_the_journa
         assert live.read(root) == Live(2, 1)
 
 
+def repaired_as_told(root: Path, said: str) -> None:
+    """What the error says brings back what the journal says, and adds nothing to it."""
+    before = (root / live.JOURNAL).read_bytes()
+    remove, canary = re.search("`(rm [^`]+) && minibatch (canary [^`]+)`", said).groups()
+    stable = live.events(root)[-1].after.stable
+    subprocess.run(remove.split(), check=True)
+    operations.main("canary", canary.replace("STABLE", str(stable)).split()[1:])
+    assert live.read(root) == live.events(root)[-1].after
+    assert (root / live.JOURNAL).read_bytes() == before
+
+
 def test_a_live_file_that_somebody_edited_is_not_overwritten(root):
     edited = json.dumps(Live(4).to_json())
     (root / live.NAME).write_text(edited)
-    with pytest.raises(Corrupt, match="somebody else changed"):
+    with pytest.raises(Corrupt, match="somebody else changed") as raised:
         rollout.rollback(root)
     assert (root / live.NAME).read_text() == edited
+    repaired_as_told(root, str(raised.value))
 
 
 @pytest.mark.parametrize(
@@ -212,8 +225,9 @@ def test_a_live_file_that_somebody_edited_is_not_overwritten(root):
 )  # fmt: skip
 def test_a_live_file_that_is_none_is_told_with_what_to_do(root, text):
     (root / live.NAME).write_text(text)
-    with pytest.raises(Corrupt, match=r"LIVE\.json is not readable .*; remove it"):
+    with pytest.raises(Corrupt, match=r"LIVE\.json is not readable .* servers answer with the newest") as raised:
         rollout.rollback(root)
+    repaired_as_told(root, str(raised.value))
 
 
 def test_what_is_not_there_or_damaged_is_not_made_live(root):

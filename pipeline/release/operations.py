@@ -101,16 +101,20 @@ def _canary(given: argparse.Namespace) -> None:
     if given.judge and not given.address:
         raise UserError("--judge needs --address: the REST port, or the admin port, of every server.", USAGE)
     access = _access(given)
+    if not given.judge:
+        print(rollout.canary(root, given.version, given.percent, given.why))
+        return
+    from pipeline.release import trial
+
+    limits = Limits(
+        given.min_requests, given.max_error_increase, given.max_latency_ratio, given.max_shift, given.confidence
+    )
+    read = trial.reader(given.address, given.model, given.metrics_path, access)
+    first = read()  # before any request goes to a canary that nobody could judge
     print(rollout.canary(root, given.version, given.percent, given.why), flush=True)
     state = live.current(root)
-    if given.judge and state and state.canary == given.version:
-        from pipeline.release import trial
-
-        limits = Limits(
-            given.min_requests, given.max_error_increase, given.max_latency_ratio, given.max_shift, given.confidence
-        )
-        read = trial.reader(given.address, given.model, given.metrics_path, access)
-        print(trial.watch(root, read, limits, given.max_seconds, given.every))
+    if state and state.canary == given.version:
+        print(trial.watch(root, read, first, limits, given.max_seconds, given.every))
 
 
 def _status(given: argparse.Namespace) -> None:

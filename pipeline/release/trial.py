@@ -20,6 +20,7 @@ SILENCE = 30.0
 def watch(
     root: Path,
     read: Callable[[], list[dict[int, Traffic]]],
+    last: list[dict[int, Traffic]],
     limits: Limits,
     max_seconds: float,
     every: float = 0.5,
@@ -28,14 +29,15 @@ def watch(
 ) -> str:
     """Watches the canary of `root`, and returns the line to print once it is promoted.
 
-    `read` gives each server's traffic by version, and raises UserError when one is silent. Raises Refused when the
-    canary was rolled back: for what the judge says, for silence, or for being undecided after `max_seconds`.
+    `read` gives each server's traffic by version, and raises UserError when one is silent; `last` is what it gave
+    before. Raises Refused when the canary was rolled back: for what the judge says, for silence, or for being
+    undecided after `max_seconds`.
     """
     state = live.current(root)
     if state is None or state.canary is None:
         raise UserError(f"{root.name} has no canary to judge.")
     stable = canary = Traffic()
-    last, heard, look = read(), now(), 1
+    heard, look = now(), 1
     end = heard + max_seconds
     verdict = Verdict("wait", "nothing was asked yet")
     while now() < end and now() < heard + SILENCE:

@@ -58,7 +58,7 @@ class Servers:
     def watch(self, root: Path, **options) -> str:
         limits = options.pop("limits", Limits())
         seconds = options.pop("max_seconds", 600)
-        return trial.watch(root, self.read, limits, seconds, now=self.now, sleep=self.sleep, **options)
+        return trial.watch(root, self.read, self.read(), limits, seconds, now=self.now, sleep=self.sleep, **options)
 
 
 def test_a_canary_that_is_as_good_is_promoted_and_the_journal_says_on_what_evidence(root):

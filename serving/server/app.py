@@ -84,6 +84,7 @@ async def serve(
         rpc_port.close()
     if rpc_port or flags.grpc_socket_path:
         stops.append(await _start_rpc(engine, flags))
+    pages.started = True
     print(_ready_line(flags, models), flush=True)
 
     config_file = ConfigFile(source, flags)

@@ -33,6 +33,7 @@ class Pages:
         self._data = frozenset(
             path for path in self._all if open_to_all and (flags.health_pages if path in health else asked)
         )
+        self.started = False  # every model that was there was tried, and the data ports are open
         self.draining = False
 
     def answer(self, method: str, path: str, query: bytes, *, operator: bool = False) -> Page | None:
@@ -54,9 +55,8 @@ class Pages:
         return Page(200, "text/plain", "alive\n")
 
     def _ready(self) -> Page:
-        """Something answers and no model is still on its way; one that failed for good keeps nobody waiting."""
-        outcomes = [self._models.outcome(name) for name in self._models.names()]
-        if self.draining or True not in outcomes or None in outcomes:
+        """Something answers. A model that comes later keeps nobody waiting: its attempts may take minutes, and fail."""
+        if self.draining or not self.started or not self._models.available():
             return Page(503, "text/plain", "draining\n" if self.draining else "not ready\n")
         return Page(200, "text/plain", "ready\n")
 

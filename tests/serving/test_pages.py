@@ -51,24 +51,38 @@ def flags(tmp_path: Path, monitoring: str | None = None, **changes) -> Flags:
 
 
 @pytest.mark.parametrize(
-    ("served", "status", "text"),
+    ("started", "served", "status", "text"),
     [
-        ({"a": 1, "b": 2}, 200, "ready\n"),
-        ({"a": 1, "b": 13}, 200, "ready\n"),
-        ({"a": 1, "b": 0}, 503, "not ready\n"),
-        ({"a": 13}, 503, "not ready\n"),
-        ({}, 503, "not ready\n"),
+        (True, {"a": 1, "b": 2}, 200, "ready\n"),
+        (True, {"a": 1, "b": 13}, 200, "ready\n"),
+        (True, {"a": 1, "b": 0}, 200, "ready\n"),
+        (True, {"a": 13}, 503, "not ready\n"),
+        (True, {}, 503, "not ready\n"),
+        (False, {"a": 1, "b": 0}, 503, "not ready\n"),
     ],
-    ids=["all_answer", "one_failed_for_good", "one_is_on_its_way", "nothing_answers", "nothing_is_there"],
+    ids=["all_answer", "one_failed", "a_new_one_is_on_its_way", "nothing_answers", "nothing_is_there", "at_the_start"],
 )
-def test_readiness_is_a_status_of_its_own(served, status, text):
-    page = Pages(models(**served), PLAIN).answer("GET", "/readyz", b"", operator=True)
+def test_readiness_is_a_status_of_its_own(started, served, status, text):
+    pages = Pages(models(**served), PLAIN)
+    pages.started = started
+    page = pages.answer("GET", "/readyz", b"", operator=True)
     assert (page.status, page.text) == (status, text)
+
+
+def test_a_model_that_was_taken_away_leaves_the_others_ready():
+    served = models(a=1, b=2)
+    pages = Pages(served, PLAIN)
+    pages.started = True
+    served.aspire("b", {})
+    while served.act():
+        pass
+    assert served.available() == [("a", 1)]
+    assert pages.answer("GET", "/readyz", b"", operator=True).status == 200
 
 
 def test_a_server_that_drains_is_alive_and_not_ready():
     pages = Pages(models(a=1), PLAIN)
-    pages.draining = True
+    pages.started = pages.draining = True
     assert pages.answer("GET", "/readyz", b"", operator=True).status == 503
     assert pages.answer("GET", "/healthz", b"", operator=True).status == 200
 
@@ -123,6 +137,7 @@ def test_the_metrics_come_for_any_method_and_not_with_a_query(tmp_path):
 )
 def test_the_data_port_has_only_what_was_asked_for_and_nothing_when_hardened(tmp_path, changes, health, counted):
     pages = Pages(models(a=1), flags(tmp_path, "prometheus_config { enable: true }", **changes))
+    pages.started = True
     for path in ("/healthz", "/readyz", "/v1/models"):
         assert (pages.answer("GET", path, b"") is not None) == health
         assert pages.answer("POST", path, b"") is None
@@ -159,7 +174,9 @@ def test_an_ssl_config_has_pem_texts_and_an_error_never_shows_them(tmp_path):
 def test_the_admin_port_asks_for_the_token_but_not_of_a_probe(tmp_path):
     file = tmp_path / "token"
     file.write_text("open sesame\n")
-    transport = httpx.ASGITransport(application(Pages(models(a=1), PLAIN), Token(file)))
+    pages = Pages(models(a=1), PLAIN)
+    pages.started = True
+    transport = httpx.ASGITransport(application(pages, Token(file)))
 
     async def ask(path: str, token: str | None) -> int:
         headers = {"authorization": f"Bearer {token}"} if token else {}

@@ -67,6 +67,7 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...], str]] = {
     ),
 }
 
+PUSHING = ("run", "push")  # a server is booted on the export first
 OPERATIONS = ("canary", "promote", "rollback", "status", "audit", "models-config")
 SERVED = ("--serving_root", "--model_base_path", "--model_config_file", "-h", "--help")
 
@@ -126,6 +127,8 @@ def dispatch(arguments: list[str]) -> None:
         operate(command, rest)
     else:
         preset, config = parse(command, rest, KINDS.get(command, Config))
+        if command in PUSHING and config.push.validate:
+            needs_modules("validate", f"`minibatch {command}`, unless --push.no-validate is given,")
         quieten(tensorflow="tensorflow" in COMMANDS[command][1])
         from pipeline import stages
 
@@ -142,15 +145,13 @@ def usage() -> str:
     )
 
 
-def needs_modules(command: str) -> None:
+def needs_modules(command: str, who: str = "") -> None:
     """Raises UserError naming the extra to install when a module that `command` needs is not there."""
     extra, modules, _ = COMMANDS[command]
     missing = [m for m in modules if not installed(m)]
     if missing:
-        raise UserError(
-            f"`minibatch {command}` needs {', '.join(missing)}: pip install '.[{extra}]' in the project's folder.",
-            USAGE,
-        )
+        who = who or f"`minibatch {command}`"
+        raise UserError(f"{who} needs {', '.join(missing)}: pip install '.[{extra}]' in the project's folder.", USAGE)
 
 
 def installed(module: str) -> bool:

@@ -136,6 +136,18 @@ def test_a_command_whose_extra_is_not_installed_names_it(refused, monkeypatch, n
     assert code == USAGE
 
 
+@pytest.mark.parametrize("name", ["run", "push"])
+def test_a_server_that_the_push_would_boot_is_missed_at_once_unless_it_is_not_asked_for(refused, monkeypatch, name):
+    find, done = importlib.util.find_spec, []
+    monkeypatch.setattr(importlib.util, "find_spec", lambda m, *a: None if m == "uvicorn" else find(m, *a))
+    monkeypatch.setattr(stages, name, lambda *_: done.append(name))
+    code, line = refused(name, "imdb")
+    assert "unless --push.no-validate is given, needs uvicorn: pip install '.[all]'" in line
+    assert (code, done) == (USAGE, [])
+    command.main([name, "imdb", "--push.no-validate"])
+    assert done == [name]
+
+
 def test_a_package_that_is_only_there_as_a_namespace_is_missing(monkeypatch):
     find = importlib.util.find_spec
 

@@ -1,8 +1,11 @@
 # docker build --target train|serve|operate|tfserving .
-# train      the whole pipeline without a server: mkdir -p work; docker run --user $(id -u) -v $PWD/work:/srv/work IMAGE run digits-sample
-# serve      the embedded server: docker run -p 8500:8500 -p 8501:8501 -v $PWD/exports:/models IMAGE
+# train      the whole pipeline without a server, hence without its check before the push:
+#            mkdir -p work; docker run --user $(id -u) -v $PWD/work:/srv/work IMAGE run digits-sample --push.no-validate
+# serve      the embedded server: docker run -p 127.0.0.1:8500:8500 -p 127.0.0.1:8501:8501 -v $PWD/exports:/models:ro IMAGE
+#            for a network that is not yours alone, with a token (docs/serving.md) and without 127.0.0.1:
+#            docker run --user $(id -u) -p 8501:8501 -v $PWD/exports:/models:ro -v $PWD/token:/token:ro IMAGE --bind=0.0.0.0 --serving_root=/models --profile=hardened --token_file=/token
 # operate    canary, promote, rollback, status, and the models.config that TF Serving follows: no TensorFlow inside
-# tfserving  TensorFlow's own server with the same models, ports and flags
+# tfserving  TensorFlow's own server with the same models, ports and flags; it knows no LIVE.json, the newest version answers
 
 FROM python:3.11-slim AS base
 ENV PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1

@@ -113,6 +113,27 @@ def test_the_entry_point_is_the_console_script(stage):
     assert command(stage)[0] in PROJECT["scripts"]
 
 
+EXAMPLES = re.findall(r"^#.*\bdocker run (.+?) IMAGE(.*)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+
+
+def test_the_example_of_the_training_image_asks_for_no_server():
+    from pipeline.arguments import parse
+
+    ((name, *words),) = [words.split() for _, words in EXAMPLES if " run " in words]
+    assert not parse(name, words)[1].push.validate
+
+
+def test_the_examples_of_the_server_publish_to_this_machine_only_or_ask_for_a_token():
+    from serving.server.flags import parse
+
+    for options, words in [(options, words) for options, words in EXAMPLES if ":/models" in options]:
+        published = re.findall(r"-p (\S+)", options)
+        flags, unknown = parse([*command("serve")[3:], *words.split()])
+        assert unknown == []
+        assert flags.token_file or all(port.startswith("127.0.0.1:") for port in published)
+    assert {bool(words) for options, words in EXAMPLES if ":/models" in options} == {True, False}
+
+
 def test_the_operator_s_image_brings_no_tensorflow():
     assert re.search(r"\.\[client\]", dict(STAGES["operate"])["RUN"])
     assert not any("tensorflow" in line for line in PROJECT["optional-dependencies"]["client"])

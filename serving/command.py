@@ -13,7 +13,11 @@ from serving.client import DEFAULT_SIGNATURE, Client, Tls
 from serving.errors import DeadlineExceeded, InvalidRequest, ServingError, Unavailable
 from serving.tensors import object_array
 
-_REFUSED, _NO_SERVER = 65, 69
+_REFUSED, _MISSING, _NO_SERVER = 65, 66, 69
+
+
+class _Missing(InvalidRequest):
+    """A file that an option names cannot be read."""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -58,7 +62,7 @@ def _inputs(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
         try:
             return {"image_bytes": [_read(path) for path in arguments.image]}, DEFAULT_SIGNATURE
         except OSError as error:
-            raise InvalidRequest(f"--image {error.filename}: {error.strerror}") from None
+            raise _Missing(f"--image {error.filename}: {error.strerror}") from None
     if arguments.text:
         return {"text": arguments.text}, DEFAULT_SIGNATURE
     if not arguments.item:
@@ -92,7 +96,7 @@ def _ask(arguments: argparse.Namespace) -> dict[str, np.ndarray]:
         client = Client(address, arguments.protocol, arguments.timeout, token=token, tls=tls)
     except OSError as error:  # of ssl, too, for a file that holds no certificate
         name = error.filename or arguments.tls_ca
-        raise InvalidRequest(f"{name}: {error.strerror}") from None
+        raise _Missing(f"{name}: {error.strerror}") from None
     except ValueError as error:
         raise InvalidRequest(str(error)) from None
     with client:
@@ -107,14 +111,17 @@ def _ask(arguments: argparse.Namespace) -> dict[str, np.ndarray]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Prints the answer, or one line on stderr; returns the exit status (65 refused, 69 no server, 2 usage)."""
+    """Prints the answer, or one line on stderr; returns the exit status (65 refused, 66 no such file, 69 no server,
+    2 usage)."""
     arguments = _parser().parse_args(argv)
     try:
         outputs = _ask(arguments)
     except ServingError as error:
         hint = " Start one with `minibatch serve`, or give --address." if isinstance(error, Unavailable) else ""
         print(f"minibatch predict: {' '.join(str(error).split())}{hint}", file=sys.stderr)
-        return _NO_SERVER if isinstance(error, Unavailable | DeadlineExceeded) else _REFUSED
+        if isinstance(error, Unavailable | DeadlineExceeded):
+            return _NO_SERVER
+        return _MISSING if isinstance(error, _Missing) else _REFUSED
     print(json.dumps({name: _printable(array) for name, array in outputs.items()}, ensure_ascii=False))
     return 0
 

@@ -113,7 +113,7 @@ def check_exposure(flags: Flags) -> None:
         raise ConfigError(
             f"--profile=hardened listens on {flags.bind} for callers with a token only: give --token_file, "
             "or --bind=127.0.0.1",
-            64,
+            2,
         )
     if not flags.tls_certificate:
         log.warning(

@@ -214,23 +214,23 @@ def test_a_command_sends_label_and_token(capsys, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "words", "expected"),
     [
-        (["--inputs", "{"], "--inputs is not JSON"),
-        (["--inputs", "[1]"], "--inputs is an object"),
-        (["--image", "/no/such.jpg"], "--image /no/such.jpg: No such file"),
-        (["--text", "a", "--token_file", "/no/such"], "/no/such: No such file"),
-        (["--text", "a", "--tls_ca", "/no/such.pem"], "/no/such.pem: No such file"),
-        (["--text", "a", "--tls_ca", __file__], "no certificate"),
-        (["--text", "a", "--address", "http://host:1/"], "an address is host:port"),
-        (["--text", "a", "--timeout", "0"], "seconds above 0"),
-        (["--item", "1", "--text", "a"], "--item goes with --user"),
-        (["--user", "1", "2", "--item", "1", "2", "3"], "2 users and 3 items"),
+        (["--inputs", "{"], "--inputs is not JSON", 65),
+        (["--inputs", "[1]"], "--inputs is an object", 65),
+        (["--image", "/no/such.jpg"], "--image /no/such.jpg: No such file", 66),
+        (["--text", "a", "--token_file", "/no/such"], "/no/such: No such file", 66),
+        (["--text", "a", "--tls_ca", "/no/such.pem"], "/no/such.pem: No such file", 66),
+        (["--text", "a", "--tls_ca", __file__], "no certificate", 66),
+        (["--text", "a", "--address", "http://host:1/"], "an address is host:port", 65),
+        (["--text", "a", "--timeout", "0"], "seconds above 0", 65),
+        (["--item", "1", "--text", "a"], "--item goes with --user", 65),
+        (["--user", "1", "2", "--item", "1", "2", "3"], "2 users and 3 items", 65),
     ],
 )
-def test_a_command_that_cannot_be_sent_says_why(capsys, arguments, words):
+def test_a_command_that_cannot_be_sent_says_why(capsys, arguments, words, expected):
     status, _, err = command(capsys, "m", *arguments)
-    assert status == 65
+    assert status == expected
     assert words in err
 
 

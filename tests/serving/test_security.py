@@ -244,8 +244,9 @@ def test_the_hardened_profile_listens_to_a_network_only_with_a_token(changes, al
     if allowed:
         check_exposure(flags)
         return
-    with pytest.raises(ConfigError, match=r"give --token_file, or --bind=127\.0\.0\.1"):
+    with pytest.raises(ConfigError, match=r"give --token_file, or --bind=127\.0\.0\.1") as raised:
         check_exposure(flags)
+    assert raised.value.status == 2
 
 
 def test_a_token_is_read_again_when_its_file_changes_and_never_becomes_empty(tmp_path, monkeypatch):

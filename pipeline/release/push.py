@@ -80,9 +80,9 @@ def _key(file: Path | None) -> bytes | None:
     try:
         key = file.read_bytes().strip() if file else None
     except OSError as error:
-        raise UserError(f"--push.key_file {file}: {error.strerror}.", MISSING) from None
+        raise UserError(f"--push.key-file {file}: {error.strerror}.", MISSING) from None
     if key == b"":
-        raise UserError(f"--push.key_file {file} is empty.", MISSING)
+        raise UserError(f"--push.key-file {file} is empty.", MISSING)
     return key
 
 

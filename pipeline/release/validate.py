@@ -175,12 +175,13 @@ def _latency(client: Client, model: str, question: Question) -> tuple[float, flo
     return round(float(p50), 3), round(float(p99), 3)
 
 
-def _memory(process: int) -> float:
-    """The most that the process ever held, in MB."""
-    for line in Path(f"/proc/{process}/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return round(int(line.split()[1]) / 1024, 1)
-    return 0.0
+def _memory(process: int) -> float | None:
+    """The most that the process ever held, in MB; None where the system does not tell."""
+    with contextlib.suppress(FileNotFoundError):  # Linux alone has it
+        for line in Path(f"/proc/{process}/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return round(int(line.split()[1]) / 1024, 1)
+    return None
 
 
 def _too_much(found: dict[str, Any], bounds: Push) -> str:
@@ -190,9 +191,11 @@ def _too_much(found: dict[str, Any], bounds: Push) -> str:
         "max_memory_mb": (found["memory_mb"], "memory_mb"),
     }
     for option, (value, name) in measured.items():
-        bound = getattr(bounds, option)
+        bound, told = getattr(bounds, option), f"--push.{option.replace('_', '-')}"
+        if bound is not None and value is None:
+            return f"{name} cannot be measured on this system; leave {told} out"
         if bound is not None and value > bound:
-            return f"{name} is {value:g}, above --push.{option.replace('_', '-')} {bound:g}"
+            return f"{name} is {value:g}, above {told} {bound:g}"
     return ""
 
 

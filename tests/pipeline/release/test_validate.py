@@ -184,6 +184,13 @@ def test_a_bound_that_is_exceeded_is_named(answered, bounds, named):
         answered(lambda protocol, signature, answers: answers, **bounds)
 
 
+def test_memory_that_the_system_does_not_tell_is_not_measured_and_a_bound_of_it_is_refused():
+    assert module._memory(2**30) is None
+    found = {"p99_ms": {"rest": 1.0}, "memory_mb": None}
+    assert module._too_much(found, Push()) == ""
+    assert "memory_mb cannot be measured" in module._too_much(found, Push(max_memory_mb=1e9))
+
+
 def test_not_a_number_equals_itself_and_nothing_else():
     class Same:
         def predict(self, *_):

@@ -47,7 +47,8 @@ def model_configs(flags: Flags) -> list[ModelConfig]:
     A model config file replaces name and base path, as in TF Serving. A base path need not be there yet.
     """
     if flags.serving_root and not flags.serving_root.is_dir():
-        raise ConfigError(f"--serving_root {flags.serving_root} is not a folder", 66)
+        remedy = "`minibatch run PRESET` makes it, or give --serving_root"
+        raise ConfigError(f"--serving_root {flags.serving_root} is not a folder; {remedy}", 66)
     if flags.model_config_file:
         try:
             return read_config_file(flags.model_config_file)

@@ -63,6 +63,13 @@ def test_a_config_file_that_cannot_be_served_is_refused(tmp_path, text, words, s
     assert "\n" not in str(raised.value)
 
 
+def test_a_serving_root_that_is_not_there_is_refused_with_what_makes_it(tmp_path):
+    flags, _ = parse([f"--serving_root={tmp_path}/exports"])
+    with pytest.raises(ConfigError, match="exports is not a folder; `minibatch run PRESET` makes it, or give") as raised:
+        model_configs(flags)
+    assert raised.value.status == 66
+
+
 def test_a_missing_config_file_is_refused(tmp_path):
     flags, _ = parse([f"--model_config_file={tmp_path}/none"])
     with pytest.raises(ConfigError, match="No such file"):

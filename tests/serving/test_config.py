@@ -65,7 +65,7 @@ def test_a_config_file_that_cannot_be_served_is_refused(tmp_path, text, words, s
 
 def test_a_serving_root_that_is_not_there_is_refused_with_what_makes_it(tmp_path):
     flags, _ = parse([f"--serving_root={tmp_path}/exports"])
-    with pytest.raises(ConfigError, match="exports is not a folder; `minibatch run PRESET` makes it, or give") as raised:
+    with pytest.raises(ConfigError, match="exports is not a folder; `minibatch run PRESET` makes it") as raised:
         model_configs(flags)
     assert raised.value.status == 66
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from pipeline import manifest
-from pipeline.errors import CANNOT_WRITE, Corrupt, UserError
+from pipeline.errors import CANNOT_WRITE, MISSING, Corrupt, UserError
 from pipeline.release.live import champion, versions
-from pipeline.release.push import push
+from pipeline.release.push import _key, push
 
 
 def export(parent, content: str):
@@ -34,6 +34,15 @@ def test_the_first_push_is_version_1_and_the_next_is_one_more_than_the_highest(t
     assert push(export(tmp_path, "a"), root, {}) == root / "1"
     (root / "12").mkdir()
     assert push(export(tmp_path, "b"), root, {}) == root / "13"
+
+
+@pytest.mark.parametrize("text", [None, "\n"])
+def test_a_key_that_is_not_there_is_told_with_the_option_as_it_is_spelled(tmp_path, text):
+    if text is not None:
+        (tmp_path / "key").write_text(text)
+    with pytest.raises(UserError, match=f"--push.key-file {tmp_path / 'key'}") as raised:
+        _key(tmp_path / "key")
+    assert raised.value.code == MISSING
 
 
 def test_names_that_are_no_whole_numbers_do_not_count(tmp_path):

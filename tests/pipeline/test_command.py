@@ -101,31 +101,6 @@ def test_a_long_word_is_not_broken_to_fit_the_terminal(refused, monkeypatch, col
     assert os.environ["COLUMNS"] == columns
 
 
-UTF_8 = """\
-\x1b[31m╭─\x1b[0m Unrecognized options \x1b[31m──────────────────╮
-│ Unrecognized options: --train.bach-size, 3 │
-│ ────────────────────────────────────────── │
-│ Perhaps you meant:                         │
-│     --train.batch-size INT                 │
-╰────────────────────────────────────────────╯
-"""
-ASCII = """\
- Unrecognized options
- --------------------------------------------
-  Unrecognized options: --train.bach-size, 3
-  -------------------------------------------
-  Perhaps you meant:
-      --train.batch-size INT
-
-"""
-
-
-@pytest.mark.parametrize("box", [UTF_8, ASCII])
-def test_a_framed_error_is_read_in_utf_8_and_ascii_coloured_or_not(box):
-    said = "Unrecognized options: --train.bach-size, 3. Perhaps you meant --train.batch-size."
-    assert arguments.in_one_line(box) == said
-
-
 @pytest.mark.parametrize("name", [name for name, (_, modules, _) in command.COMMANDS.items() if modules])
 def test_a_command_whose_extra_is_not_installed_names_it(refused, monkeypatch, name):
     extra, modules, _ = command.COMMANDS[name]

@@ -9,7 +9,7 @@ import contextlib
 import logging
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -151,15 +151,16 @@ def listed(root: Path) -> list[Path]:
     return sorted((p for p in Path(root).glob("[0-9]*") if p.name.isdigit() and p.is_dir()), key=lambda p: int(p.name))
 
 
-def prune(root: Path, keep: int, best: str | None) -> None:
-    """Removes all but the `keep` newest checkpoints, the one named `best`, and those that the newest call the best: a
-    run may have to go on from any of them."""
-    older, newest = listed(root)[:-keep], listed(root)[-keep:]
-    kept = {best}
+def prune(root: Path, step: int, keep: int, best: str | None) -> None:
+    """Removes all but the `keep` newest checkpoints up to the one of update `step`, the one named `best`, and those
+    that the newest call the best: a run may have to go on from any of them. Later ones were damaged when the run went
+    on from before them; the log is not theirs any more."""
+    until = [path for path in listed(root) if int(path.name) <= step]
+    newest, kept = until[-keep:], {best}
     for path in newest:
         with contextlib.suppress(UserError):
             kept.add(manifest.read(path).get("best"))
-    for path in older:
+    for path in set(listed(root)) - set(newest):
         if path.name not in kept:
             manifest.remove(path)
 
@@ -173,10 +174,12 @@ class Writer:
     Nothing older is removed before the new checkpoint is committed and verified. A disk that refuses is a warning, and
     the next checkpoint tries again; ATTEMPTS failures in a row stop the run. To be entered by the process that holds
     the run's lock: what killed ones left under `root` is removed then.
+
+    `before` is called in that thread before each commit: what must be on the disk by then, or fail as the commit does.
     """
 
-    def __init__(self, root: Path, keep: int):
-        self.root, self.keep = Path(root), keep
+    def __init__(self, root: Path, keep: int, before: Callable[[], None] = lambda: None):
+        self.root, self.keep, self.before = Path(root), keep, before
         self.stalled = 0.0
         """Seconds that `submit` waited for the checkpoint before."""
         self._thread = ThreadPoolExecutor(1, "checkpoints")
@@ -228,11 +231,12 @@ class Writer:
     def _commit(self, new: _Submitted) -> None:
         best = new[2]["best"]
         try:
+            self.before()
             for submitted in self._failed:  # which of them is the best is known only later; then it must be there
                 if best == f"{submitted[0]:09d}":
                     write(self.root, *submitted)
             manifest.verify(write(self.root, *new))
-            prune(self.root, self.keep, best)
+            prune(self.root, new[0], self.keep, best)
         except Exception as error:
             if storage_failure(error) is None and not isinstance(error, UserError):
                 raise

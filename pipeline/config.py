@@ -143,7 +143,7 @@ class Train:
     """Updates in one compiled call; metrics are written once a call."""
     non_finite: Literal["stop", "skip", "rollback"] = "stop"
     """A loss or gradient that is not finite: stop; skip that update; or go back to the last checkpoint and leave out
-    the updates of the call that it came in."""
+    the updates of that line of the log."""
     checkpoint_seconds: float = 300.0
     """Write a checkpoint after this time as well as at the end of an epoch."""
     patience: int = 5

@@ -50,7 +50,7 @@ def committing(destination: Path, exist_ok: bool = False) -> Iterator[Draft]:
     name is a fingerprint are equal anyway). Raises UserError(CANNOT_WRITE) when the disk is full or read-only.
     """
     destination = Path(destination)
-    temporary = _temporary(destination.parent)
+    temporary = draft_name(destination.parent)
     new = [folder for folder in temporary.parents if not folder.exists()]
     try:
         temporary.mkdir(parents=True)
@@ -135,7 +135,7 @@ def is_committed(directory: Path) -> bool:
 def remove(directory: Path) -> None:
     """Removes a committed directory, first out of sight in one rename: no reader sees half of it."""
     directory = Path(directory)
-    doomed = _temporary(directory.parent)
+    doomed = draft_name(directory.parent)
     os.rename(directory, doomed)
     _sync(directory.parent)
     shutil.rmtree(doomed)
@@ -177,7 +177,7 @@ def code_fingerprint(*places: str) -> str:
 
 def write_file(path: Path, text: str) -> None:
     """Replaces a single file atomically: a reader sees the old text or the new."""
-    temporary = _temporary(path.parent)
+    temporary = draft_name(path.parent)
     try:
         _write_synced(temporary, text)
         os.replace(temporary, path)
@@ -186,7 +186,8 @@ def write_file(path: Path, text: str) -> None:
     _sync(path.parent)
 
 
-def _temporary(parent: Path) -> Path:
+def draft_name(parent: Path) -> Path:
+    """A name for a draft in `parent`, which `sweep` finds once this process is gone."""
     return parent / f".tmp-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
 
 

@@ -25,7 +25,8 @@ CODE = (
     "custom_optimizers",
     "pipeline/training",
     "pipeline/records.py",
-    "pipeline/release/evaluate.py",  # its metrics choose the best checkpoint
+    "pipeline/release/answers.py",  # what it asks is measured, and the metrics choose the best checkpoint
+    "pipeline/release/evaluate.py",
     "pipeline/release/metrics.py",
 )
 """The code that a run's weights come from."""
@@ -56,7 +57,7 @@ def open_run(config: Config, description: dict[str, Any]) -> Path:
     root.mkdir(parents=True, exist_ok=True)
     newest = newest_run(root)
     if newest is not None and not config.run.fresh:
-        old = _read(newest / "config.json")
+        old = read(newest / "config.json")
         changes = difference(_binding(old), _binding(description))
         if changes:
             raise UserError(
@@ -66,9 +67,10 @@ def open_run(config: Config, description: dict[str, Any]) -> Path:
             )
         return newest
     directory = root / f"{1 + max((int(p.name) for p in _numbered(root)), default=0):04d}"
-    draft = root / f".new-{os.getpid()}"
+    manifest.sweep(root)
+    draft = manifest.draft_name(root)
     try:
-        draft.mkdir(exist_ok=True)
+        draft.mkdir()
         manifest.write_file(draft / "config.json", json.dumps(description, indent=1))
         draft.rename(directory)
     except OSError as error:
@@ -83,7 +85,7 @@ def open_run(config: Config, description: dict[str, Any]) -> Path:
 def same_settings(config: Config, run_dir: Path) -> None:
     """Raises UserError(CHANGED) when `config` is not the one that the run was trained with: what is exported, evaluated
     and pushed must be what was trained."""
-    old = _read(run_dir / "config.json")
+    old = read(run_dir / "config.json")
     changes = difference(_settings(old["config"]), _settings(redacted(to_json(config))))
     if changes:
         raise UserError(f"{run_dir} was made with other settings ({'; '.join(changes)}): repeat its options.", CHANGED)
@@ -106,7 +108,7 @@ def existing_run(config: Config) -> Path:
 def result(run_dir: Path) -> dict[str, Any] | None:
     """training.json of a finished run, None while it is unfinished."""
     path = Path(run_dir) / "training.json"
-    return _read(path) if path.is_file() else None
+    return read(path) if path.is_file() else None
 
 
 def finished(run_dir: Path) -> dict[str, Any]:
@@ -152,7 +154,8 @@ def _settings(config: dict[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read(path: Path) -> dict[str, Any]:
+    """A JSON file of a run. Raises Corrupt when it is damaged."""
     try:
         return json.loads(path.read_bytes())
     except ValueError as error:

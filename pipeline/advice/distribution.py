@@ -51,7 +51,7 @@ class Comparison:
 
 def verify(config: Distribution, preset: str) -> None:
     """Prints every update and the verdict. Raises UserError(REFUSED), saying what is likely to blame, when replicas are
-    further apart than `bar`, but for batch normalisation that is not synchronised: that is what it means."""
+    further apart than `bar`."""
     compared = compare(config, records.find(config))
     apart, number = compared.apart, compared.first + 1
     print(
@@ -64,20 +64,13 @@ def verify(config: Distribution, preset: str) -> None:
             f"{apart[i]:.1e} apart"
         )
     words = f"{len(apart)} updates are at most {apart.max():.1e} apart (bar {config.bar:.0e})"
-    if apart.max() <= config.bar:
-        print(f"verdict: {config.replicas} replicas equal 1; {words}.")
-    elif compared.unsynchronised and not compared.random:
-        print(
-            f"verdict: different, as batch normalisation over each replica's share must be "
-            f"({_named(compared.unsynchronised)}); {words}. Synchronise it (--model.sync-batch-norm, or "
-            "synchronized=True in the layer) to prove the rest."
-        )
-    else:
+    if apart.max() > config.bar:
         raise UserError(
             f"verify-distribution {preset}: {words}, first above it at update "
             f"{number + int(np.argmax(apart > config.bar))}; {_cause(compared)}.",
             REFUSED,
         )
+    print(f"verdict: {config.replicas} replicas equal 1; {words}.")
 
 
 def compare(config: Distribution, records_dir: Path) -> Comparison:
@@ -176,6 +169,11 @@ def _cause(compared: Comparison) -> str:
         return (
             f"{_named(compared.random)} draw other random numbers on each replica: use models.noise.Dropout, whose "
             "masks follow from seed, update and example"
+        )
+    if compared.unsynchronised:
+        return (
+            f"batch normalisation over each replica's share must be different ({_named(compared.unsynchronised)}): "
+            "synchronise it (--model.sync-batch-norm, or synchronized=True in the layer) to prove the rest"
         )
     return (
         "no layer draws random numbers by replica and batch normalisation is synchronised, so look for a gradient or a "

@@ -101,7 +101,7 @@ def command(described: Json, plan: Json | None = None) -> str | None:
     if plan:
         kept = {name: plan[name] for name in ("jit", "precision", "inputs", "steps_per_call")}
         config = {**config, "train": {**config.get("train", {}), **kept, "plan": "given"}}
-    return shlex.join(["minibatch", "run", described["preset"], *words(config)])
+    return shlex.join(["minibatch", "run", described["preset"], "--fresh", *words(config)])
 
 
 def words(config: Json) -> list[str]:

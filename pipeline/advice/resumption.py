@@ -32,6 +32,7 @@ from pipeline.training import journal
 SPEED = ("examples_per_second",)  # what may differ in a line of the journal
 OUTCOME = ("best_checkpoint", "best_epoch", "best_score", "best_step", "epochs", "steps", "stopped")
 POLL_SECONDS = 0.005
+CHECKPOINT_SECONDS = 2.0  # so that kills go back into the midst of an epoch, too, and not to its begin alone
 
 
 def verify(config: Resumption, preset: str) -> None:
@@ -156,7 +157,8 @@ def _side(config: Resumption, root: Path) -> Resumption:
     root.mkdir()
     (root / "records").symlink_to(config.run.root.resolve() / "records")
     run = dataclasses.replace(config.run, root=root, cache=config.cache_root.resolve(), fresh=False)
-    return dataclasses.replace(config, run=run)
+    often = min(config.train.checkpoint_seconds, CHECKPOINT_SECONDS)
+    return dataclasses.replace(config, run=run, train=dataclasses.replace(config.train, checkpoint_seconds=often))
 
 
 @contextlib.contextmanager

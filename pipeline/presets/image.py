@@ -56,7 +56,7 @@ def cifar10_fast() -> Config:
             weight_decay=0.05,
             arguments={"momentum": 0.9, "adam_lr_ratio": 0.05},
         ),
-        train=Train(batch_size=512, epochs=18, patience=18, plan="given", precision="mixed_bfloat16", steps_per_call=8),
+        train=Train(batch_size=512, epochs=18, patience=18, plan="given", precision="mixed_bfloat16", steps_per_call=1),
         gate=Gate(at_least={"accuracy": 0.87}, tolerance={"accuracy": 0.005}, slice_tolerance={"recall": 0.1}),
     )
 
@@ -73,7 +73,7 @@ def cifar10_best() -> Config:
     return dataclasses.replace(
         fast,
         model=dataclasses.replace(_EARLY, filters=(128, 384, 384), crop=4),
-        train=dataclasses.replace(fast.train, epochs=16, patience=16, steps_per_call=2),
+        train=dataclasses.replace(fast.train, epochs=16, patience=16),
         gate=dataclasses.replace(fast.gate, at_least={"accuracy": 0.9}),
     )
 

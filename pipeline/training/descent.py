@@ -78,13 +78,14 @@ def update(
     variables: list,
     options: Optimizer,
     asked: tf.Tensor,
-    finite: tf.Tensor | None = None,
+    finite: tf.Tensor,
+    skips: bool = False,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """One update from this replica's gradients (of the scaled loss, where the optimizer scales it), in a replica.
 
-    With `finite` it is made only where that holds and the gradient of the whole batch is finite, too. Returns the
-    global norm sqrt(sum |g|^2) of that gradient before clipping, or 0 where it is not asked for (it costs a pass over
-    the gradients), and whether the update was made.
+    Returns the global norm sqrt(sum |g|^2) of the gradient of the whole batch before clipping, or 0 where it is not
+    asked for, and whether that gradient is finite, too, where the loss is (`finite`). With `skips` the update is made
+    only then. A scaled gradient may overflow: loss scaling leaves that update out by itself.
     """
     scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
     total = custom_optimizers.sum_over_replicas(gradients)
@@ -96,15 +97,24 @@ def update(
     def apply(gradients: list, total: list) -> None:
         _apply(optimizer, gradients, total, variables, options, scale)
 
-    if finite is None:
+    if not scaled:
+        finite &= all_finite(total)
+    if skips:
+        _where(finite, apply, gradients, total)
+    else:
         apply(gradients, total)
-        kind = "float64" if total[0].dtype == tf.float64 else "float32"
-        return tf.cond(asked, norm, lambda: tf.zeros([], kind)), tf.constant(True)
-    size = norm()
-    if not scaled:  # loss scaling has its own way with gradients that overflow
-        finite &= tf.math.is_finite(size)
-    _where(finite, apply, gradients, total)
-    return size, finite
+    kind = "float64" if total[0].dtype == tf.float64 else "float32"
+    return tf.cond(asked, norm, lambda: tf.zeros([], kind)), finite
+
+
+def all_finite(gradients: list) -> tf.Tensor:
+    """Whether every entry is finite: whether their sum is. It is a product with ones, since XLA adds up one by one."""
+    sums = []
+    for gradient in gradients:
+        values = gradient.values if isinstance(gradient, tf.IndexedSlices) else tf.convert_to_tensor(gradient)
+        rows = tf.reshape(values, [-1, values.shape[-1] if values.shape.rank > 1 else 1])  # [n, m]
+        sums.append(tf.reduce_sum(tf.matmul(tf.ones([1, tf.shape(rows)[0]], rows.dtype), rows)))
+    return tf.math.is_finite(tf.add_n(sums))
 
 
 def _apply(optimizer, gradients: list, total: list, variables: list, options: Optimizer, scale) -> None:

@@ -20,7 +20,7 @@ from pipeline.training.rows import Rows
 
 WINDOW = 64  # batches among which texts are sorted by length, so that a batch holds texts of similar length
 SHUFFLED, BLOCK = 2**20, 2**12  # rows that are shuffled at once, and neighbours that stay together until then
-WIDTHS = 8  # how many widths texts are padded to where shapes must be static
+WIDTHS = 20  # how many widths texts are padded to where shapes must be static
 
 
 def order(seed: int, epoch: int, rows: int, batch: int, lengths: np.ndarray | None = None) -> np.ndarray:
@@ -53,6 +53,14 @@ def _shuffled(random: np.random.Generator, rows: int) -> np.ndarray:
     return numbers
 
 
+def widths(lengths: np.ndarray) -> np.ndarray:
+    """Up to WIDTHS widths, rising to the longest row, between which the square root of the density of the lengths has
+    equal shares: of all choices that adds the least when each length is rounded up to the next width."""
+    shares = np.cumsum(np.sqrt(np.bincount(lengths)))
+    ends = shares[-1] * np.arange(1, WIDTHS) / WIDTHS
+    return np.unique([*np.searchsorted(shares, ends), lengths.max()])
+
+
 class Ragged(NamedTuple):
     """Rows of different lengths on the device: all values one after another, and where each row begins and ends."""
 
@@ -82,9 +90,12 @@ class Batches:
     def __init__(self, rows: Rows, config: Config, strategy: tf.distribute.Strategy):
         self.rows, self.strategy, self.train = rows, strategy, config.train
         self.per_epoch = -(-len(rows) // self.train.batch_size)
-        self.calls = min(self.train.steps_per_call, self.per_epoch)
         self.share = self.train.batch_size // strategy.num_replicas_in_sync
         self.static = self.train.jit or self.train.strategy == "tpu"
+        # The rows of a call have one width: of several batches, all would be padded to the longest of all.
+        alone = self.static and rows.lengths is not None
+        self.calls = 1 if alone else min(self.train.steps_per_call, self.per_epoch)
+        self.widths = widths(rows.lengths) if alone else None
         self._ahead = ThreadPoolExecutor(1, "input")
         self._next: tuple[tuple[int, int], Future] | None = None
         # On the device a row's width is only known when its batch is: not static.
@@ -158,9 +169,8 @@ class Batches:
         inputs = {}
         for name, column in self.rows.inputs.items():
             width = int(widths[name].max()) if name in widths else None
-            if width and self.static:
-                unit = -(-int(self.rows.lengths.max()) // WIDTHS)  # type: ignore[union-attr]
-                width = -(-width // unit) * unit
+            if width and self.widths is not None:
+                width = int(self.widths[np.searchsorted(self.widths, width)])
             inputs[name] = column.take(numbers, width)
         return {"inputs": inputs, "target": self.rows.target[numbers]}
 

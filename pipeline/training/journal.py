@@ -10,15 +10,20 @@ which `float()` and JavaScript's `Number()` read back, so that a diverged run st
 """
 
 import json
+import logging
 import math
 import os
 import shutil
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
 from pipeline import manifest
+from pipeline.errors import storage_failure
 from pipeline.training import diagnosis
+
+log = logging.getLogger(__name__)
 
 NAME = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
@@ -30,7 +35,7 @@ class Journal:
     """Appends to the log of `run_dir`; opened at `resume_step`, it first forgets every line of a later step.
 
     A resumed run so has no line twice and none missing, provided that `sync` was called before the checkpoint of
-    `resume_step` was committed.
+    `resume_step` was committed. What a full disk does not take waits in memory for the next line, or for `sync`.
     """
 
     def __init__(self, run_dir: Path, tensorboard: bool, resume_step: int):
@@ -39,7 +44,8 @@ class Journal:
         manifest.write_file(path, "".join(map(_encode, kept)))
         self._last = dict.fromkeys(SPLITS, -1) | {line["split"]: line["step"] for line in kept}
         self._monitored = [line for line in kept if line["split"] == "monitor"]
-        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115  closed by close()
+        self._file = open(path, "ab", buffering=0)  # noqa: SIM115  closed by close()
+        self._waiting, self._lock = b"", threading.Lock()  # lines that the disk did not take yet
         self._writers = _event_writers(Path(run_dir) / TENSORBOARD, kept) if tensorboard else {}
 
     def write(self, step: int, epoch: int, split: str, **values: float) -> None:
@@ -51,27 +57,44 @@ class Journal:
             return
         self._last[split] = step
         line = {"step": int(step), "epoch": int(epoch), "split": split, **{k: float(v) for k, v in values.items()}}
-        self._file.write(_encode(line))
-        self._file.flush()
-        if self._writers:
-            _write_events(self._writers[split], line)
+        try:
+            with self._lock:
+                known, self._waiting = bool(self._waiting), self._waiting + _encode(line).encode()
+                self._drain()
+            if self._writers:
+                _write_events(self._writers[split], line)
+        except Exception as error:
+            if storage_failure(error) is None:
+                raise
+            if not known:
+                log.warning("%s waits in memory for the disk: %s", self._file.name, error)
         if split == "monitor":
             self._monitored.append(line)
             diagnosis.warn(self._monitored)
 
     def sync(self) -> None:
-        """Returns when every line so far is on the disk."""
-        self._file.flush()
+        """Returns when every line so far is on the disk; any thread may call it. Raises OSError where it is full."""
+        with self._lock:
+            self._drain()
         os.fsync(self._file.fileno())
         for writer in self._writers.values():
             writer.flush()
 
+    def _drain(self) -> None:
+        while self._waiting:
+            self._waiting = self._waiting[self._file.write(self._waiting) :]  # a disk may take a part
+
     def close(self) -> None:
-        if not self._file.closed:
+        """Without an error: whoever needs every line on the disk calls `sync` before."""
+        if self._file.closed:
+            return
+        try:
             self.sync()
-            self._file.close()
             for writer in self._writers.values():
                 writer.close()
+        except Exception as error:
+            log.warning("%s is not whole: %s", self._file.name, error)
+        self._file.close()
 
     def __enter__(self) -> Self:
         return self

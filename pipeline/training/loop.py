@@ -25,8 +25,8 @@ import custom_optimizers
 from models.analysis import load
 from models.spec import spec_of
 from pipeline import checkpoints, manifest, records, runs
-from pipeline.config import Config
-from pipeline.errors import TERMINATED, USAGE, UserError
+from pipeline.config import Config, difference
+from pipeline.errors import TERMINATED, USAGE, Corrupt, UserError
 from pipeline.release.evaluate import evaluate
 from pipeline.training import cluster, descent, determinism, failure, inputs, plan, step
 from pipeline.training.journal import Journal
@@ -64,6 +64,7 @@ def train(config: Config, records_dir: Path, preset: str = "") -> Path:
         def opened() -> str:
             run_dir = runs.open_run(config, runs.describe(config, preset, records_dir))
             held.enter_context(runs.locked(run_dir))
+            manifest.sweep(run_dir, alone=True)
             return json.dumps([str(run_dir), runs.result(run_dir) is not None])
 
         run_dir, finished = json.loads(cluster.agreed(strategy, opened))
@@ -104,6 +105,7 @@ class Loop:
                 config.optimizer, self.per_epoch, self.options.epochs, self.options.precision
             )
             self.optimizer.build(self.model.trainable_variables)
+        self.described = runs.read(run_dir / "config.json")
         self.classes = getattr(analysis, "classes", ())
         self.serving = spec.serve(self.model, config.model, analysis)  # validation asks the model as a client will
         self.averages = descent.averages(self.optimizer)
@@ -121,11 +123,11 @@ class Loop:
     def run(self, stopping: Stopping) -> None:
         with ExitStack() as held:
             if self.chief:
-                manifest.sweep(self.run_dir)
-                self.writer = held.enter_context(checkpoints.Writer(self.root, self.options.keep))
-                self.progress = held.enter_context(Progress(self.total, self.options.batch_size, self.standing.step))
                 self.journal = self._journal()
                 held.callback(lambda: self.journal.close())  # whichever it is then
+                writer = checkpoints.Writer(self.root, self.options.keep, lambda: self.journal.sync())
+                self.writer = held.enter_context(writer)
+                self.progress = held.enter_context(Progress(self.total, self.options.batch_size, self.standing.step))
             held.callback(self.batches.close)
             if self.options.non_finite == "rollback" and self.standing.step == 0:
                 self._save()  # something to go back to
@@ -136,14 +138,13 @@ class Loop:
                     self._advance()
                 if cluster.anyone(self.strategy, stopping.requested):
                     self._save()
-                    if self.chief:
-                        self.writer.close()
+                    self._written()
                     raise UserError(
                         f"{self.run_dir}: stopped by SIGTERM after update {self.standing.step}, which is saved; the "
                         "same command (without --fresh) goes on from there.",
                         TERMINATED,
                     )
-        cluster.agreed(self.strategy, self._finished)  # nobody leaves while another waits for it
+            cluster.agreed(self.strategy, self._finished)  # nobody leaves while another waits for it
 
     def _over(self) -> bool:
         done = self.standing.validated * self.per_epoch == self.standing.step
@@ -152,25 +153,25 @@ class Loop:
     def _advance(self) -> None:
         """Makes the updates of one line of the log."""
         start, before = self.standing.step, time.perf_counter()
-        counts = self.batches.counts(start)
-        end = start + sum(counts)
+        end = start + sum(self.batches.counts(start))
         if self.standing.leaves_out(start):
             self.standing.step = end
         else:
             losses, monitored = [], {}
-            for count in counts:
+            while self.standing.step < end:
+                count = min(self.batches.counts(self.standing.step)[0], end - self.standing.step)
                 last = (self.standing.step + count) % self.per_epoch == 0
                 if last and self.chief:
                     self.monitor.watch()
                 outcome = self._call(count)
                 if last and self.chief:
                     monitored = self.monitor.read()
-                skipped = int(outcome.skipped)
-                self.standing.count_skipped(skipped, count)
-                if outcome.bad >= 0 and not self._survives(outcome, start, end):
+                bad, made = bool(outcome.bad), int(outcome.count)
+                self.standing.count_skipped(bad and self.options.non_finite == "skip", made)
+                if bad and not self._survives(outcome, start, end):
                     return
-                losses += [float(outcome.loss)] * (count - skipped)
-                self.standing.step += count
+                losses += [float(outcome.loss)] * (made - bad)
+                self.standing.step += made
             self._log(losses, outcome, monitored, (end - start) / (time.perf_counter() - before))
         if (
             self.standing.step % self.per_epoch == 0
@@ -184,7 +185,10 @@ class Loop:
             with cluster.watched(self.strategy, lambda: self.standing.step):
                 return tf.nest.map_structure(lambda tensor: tensor.numpy(), self.steps(part))
         except tf.errors.UnimplementedError as error:  # XLA has no kernel, or none that is deterministic
-            first = next(line for line in error.message.splitlines()[1:] if " " in line)
+            if not self.options.jit:
+                raise
+            lines = error.message.splitlines()
+            first = next((line for line in lines[1:] if " " in line), lines[0])
             raise UserError(f"--train.jit: {first.strip()}; drop it or add --train.no-deterministic.", USAGE) from None
 
     def _log(self, losses: list[float], outcome: step.Outcome, monitored: dict[str, float], pace: float) -> None:
@@ -209,7 +213,7 @@ class Loop:
         """Whether the updates from `start` to `end` go on after one that was not finite; raises where the run must not.
         After False the run stands at its last checkpoint."""
         standing, policy = self.standing, self.options.non_finite
-        update = standing.step + int(outcome.bad)
+        update = standing.step + int(outcome.count) - 1
         words = failure.words(outcome, update, self.batches, self.records_dir, self.config.task)
         if policy == "skip" and standing.skipped_in_a_row < MOST_SKIPPED:
             log.warning("%s: %s; the update was skipped.", self.run_dir, words)
@@ -227,8 +231,7 @@ class Loop:
         raise UserError(f"{self.run_dir}: {words}; {REMEDY}")
 
     def _roll_back(self, left_out: list[list[int]]) -> None:
-        if self.chief:
-            self.writer.close()
+        self._written()
         restored = self._restored()
         assert restored is not None, "a run that may be rolled back writes a checkpoint before its first update"
         if self.standing.validated * self.per_epoch > restored.step:  # the newest checkpoint was damaged
@@ -250,9 +253,14 @@ class Loop:
     def _restored(self) -> Standing | None:
         def newest() -> str:
             facts = checkpoints.restore(self.root, self.model, self.optimizer)
-            return json.dumps(facts and [facts["step"], facts["standing"]])
+            return json.dumps(facts and [facts["step"], facts["standing"], facts["plan"]])
 
         found = json.loads(cluster.agreed(self.strategy, newest))
+        if found and (changes := difference(found[2], plan.of(self.options))):
+            raise Corrupt(
+                f"{self.run_dir}/plan.json is not the plan that checkpoint {found[0]:09d} was made by "
+                f"({'; '.join(changes)}): restore it from a copy, or pass --fresh."
+            )
         if found and not self.chief:
             checkpoints.read(self.root / f"{found[0]:09d}", self.model, self.optimizer)
         return Standing(**found[1]) if found else None
@@ -265,13 +273,21 @@ class Loop:
             with self._evaluating():
                 evaluated = checkpoints.values(self.model.variables)
         self.saved_at, standing.seconds = begin, begin - self.started
-        if self.chief:
+
+        def submit() -> str:
             arrays = checkpoints.snapshot(self.model, self.optimizer, evaluated)
-            self.journal.sync()
             if (name := checkpoints.non_finite(arrays)) is not None:
                 raise UserError(f"{self.run_dir}: {name} is not finite after update {standing.step}; {REMEDY}")
-            self.writer.submit(standing.step, arrays, {"standing": asdict(standing)}, standing.best_checkpoint or None)
-            standing.stalled += time.perf_counter() - begin
+            facts = {"standing": asdict(standing), "plan": plan.of(self.options), "run": self.described}
+            self.writer.submit(standing.step, arrays, facts, standing.best_checkpoint or None)
+            return ""
+
+        cluster.agreed(self.strategy, submit)
+        standing.stalled += time.perf_counter() - begin
+
+    def _written(self) -> None:
+        """Returns when all checkpoints are on the disk."""
+        cluster.agreed(self.strategy, lambda: self.writer.close() or "")  # type: ignore[func-returns-value]
 
     def _evaluating(self):
         """Inside, the model has the weights to evaluate."""
@@ -296,6 +312,8 @@ class Loop:
             self.progress.epoch(epoch, self.options.epochs, found, better)
 
     def _finished(self) -> str:
+        self.writer.close()
+        self.journal.sync()
         self.standing.seconds = time.perf_counter() - self.started
         outcome = self.standing.outcome(self.per_epoch, self.total, self.options.batch_size)
         shutil.rmtree(self.run_dir / PREPARED, ignore_errors=True)

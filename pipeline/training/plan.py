@@ -22,6 +22,7 @@ from models.analysis import Analysis
 from models.spec import ModelSpec
 from pipeline import manifest, runs
 from pipeline.config import Config, Train, to_json
+from pipeline.errors import Corrupt
 from pipeline.training import descent, inputs, step
 from pipeline.training.rows import Rows
 
@@ -30,6 +31,7 @@ log = logging.getLogger(__name__)
 CALL_SECONDS = 0.5  # the longest that one compiled call may take: signals and logs wait for it
 TRIAL_SECONDS = 1.0  # how long a candidate is timed, compiling aside
 COMPARED = 8  # updates whose mean loss must agree with that of the plain candidate
+WAYS = ("jit", "precision", "inputs", "steps_per_call")
 TOLERANCE = {"float32": 1e-3, "mixed_bfloat16": 5e-2, "mixed_float16": 5e-2}
 MOST = 2000  # updates a call, at the most
 
@@ -50,18 +52,25 @@ class Trial:
 def settle(config: Config, run_dir: Path, rows: Rows, spec: ModelSpec, analysis: Analysis, strategy) -> Config:
     """The config with jit, precision, inputs and steps_per_call as they will be run.
 
-    Writes run_dir/plan.json on the first call and obeys it ever after.
+    Writes run_dir/plan.json on the first call and obeys it ever after. Raises Corrupt when it is gone, or damaged,
+    from a run that has checkpoints.
     """
     path = Path(run_dir) / "plan.json"
     if not path.is_file():
+        if (Path(run_dir) / "checkpoints").is_dir():
+            raise Corrupt(f"{path} is gone: without it the run cannot go on as it began; restore it, or pass --fresh.")
         measured = config.train.plan == "measured" and config.train.strategy != "multi_worker"  # clocks would disagree
         trials = _known(config, rows, spec, analysis, strategy) if measured else [_given(config, rows)]
         chosen = choose(trials)
         document = {"chosen": dataclasses.asdict(chosen), "trials": [dataclasses.asdict(trial) for trial in trials]}
         manifest.write_file(path, json.dumps(document, indent=1))
-    chosen = json.loads(path.read_bytes())["chosen"]
-    kept = {name: chosen[name] for name in ("jit", "precision", "inputs", "steps_per_call")}
-    return dataclasses.replace(config, train=dataclasses.replace(config.train, **kept))
+    chosen = runs.read(path)["chosen"]
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, **{way: chosen[way] for way in WAYS}))
+
+
+def of(train: Train) -> dict[str, Any]:
+    """The way that `train` says."""
+    return {way: getattr(train, way) for way in WAYS}
 
 
 def choose(trials: list[Trial]) -> Trial:
@@ -146,25 +155,43 @@ def _try(candidate: Trial, config: Config, rows, spec: ModelSpec, analysis: Anal
     per_epoch = -(-len(rows) // config.train.batch_size)
     keras.config.set_dtype_policy(candidate.precision)
     keras.utils.set_random_seed(config.train.seed)
-    calls = min(COMPARED, per_epoch)
-    way = {"jit": candidate.jit, "precision": candidate.precision, "inputs": candidate.inputs, "steps_per_call": calls}
-    config = dataclasses.replace(config, train=dataclasses.replace(config.train, **way))
     with strategy.scope():
         model = spec.build(config.model, analysis)
         optimizer = descent.optimizer_of(config.optimizer, per_epoch, config.train.epochs, candidate.precision)
         optimizer.build(model.trainable_variables)
-    batches = inputs.Batches(rows, config, strategy)
-    steps = step.compiled(model, optimizer, spec, config, strategy)
-    loss = float(steps(batches.part(0, calls)).loss)  # traces, compiles and makes the compared updates
+    losses, calls = [], min(COMPARED, per_epoch)
+    while True:
+        way = dataclasses.asdict(dataclasses.replace(candidate, steps_per_call=calls))
+        config = dataclasses.replace(
+            config, train=dataclasses.replace(config.train, **{name: way[name] for name in WAYS})
+        )
+        batches = inputs.Batches(rows, config, strategy)
+        loss, pace = _timed(step.compiled(model, optimizer, spec, config, strategy), batches)
+        batches.close()
+        losses.append(loss)
+        fitting = max(1, min(int(CALL_SECONDS / pace), MOST, per_epoch))
+        # Of a short call most is spent around the updates: then as many as fit are timed as well.
+        if calls * pace > CALL_SECONDS / 10 or calls >= fitting:
+            return dataclasses.replace(candidate, steps_per_call=fitting, milliseconds=pace * 1e3, loss=losses[0])
+        calls = fitting
+
+
+def _timed(steps, batches: inputs.Batches) -> tuple[float, float]:
+    """Calls as the loop makes them: the mean loss of the first, which traces and compiles, and the median seconds of an
+    update in the others."""
+
+    def call(at: int) -> tuple[step.Outcome, int]:
+        outcome = steps(batches.part(at, batches.counts(at)[0]))
+        return outcome, at + int(outcome.count)
+
+    outcome, at = call(0)
     spent: list[float] = []
-    while sum(spent) < TRIAL_SECONDS and len(spent) < 50:
-        start = time.perf_counter()
-        steps(batches.part(0, calls)).loss.numpy()
-        spent.append((time.perf_counter() - start) / calls)
-    batches.close()
-    pace = float(np.median(spent))
-    fitting = max(1, min(int(CALL_SECONDS / pace), MOST, per_epoch))
-    return dataclasses.replace(candidate, steps_per_call=fitting, milliseconds=pace * 1e3, loss=loss)
+    begin = time.perf_counter()
+    while len(spent) < 3 or time.perf_counter() - begin < TRIAL_SECONDS:
+        start, before = time.perf_counter(), at
+        _, at = call(at)
+        spent.append((time.perf_counter() - start) / (at - before))
+    return float(outcome.loss), float(np.median(spent))
 
 
 def _compared(trial: Trial, plain: Trial) -> Trial:

@@ -21,7 +21,7 @@ class Standing:
     skipped: int = 0
     """Updates that were not made, since loss or gradient were not finite."""
     skipped_in_a_row: int = 0
-    """Of these, how many since a call made an update at all."""
+    """Of these, how many since an update was made."""
     left_out: list[list[int]] = field(default_factory=list)
     """[first, end) of the updates that are left out since the run was rolled back from them."""
 
@@ -34,10 +34,10 @@ class Standing:
         self.best_score, self.best_epoch, self.best_checkpoint = score, epoch, f"{step:09d}"
         return True
 
-    def count_skipped(self, skipped: int, updates: int) -> None:
-        """Takes in a call of so many updates, of which some were skipped."""
+    def count_skipped(self, skipped: bool, updates: int) -> None:
+        """Takes in a call of so many updates, the last of which may have been skipped."""
         self.skipped += skipped
-        self.skipped_in_a_row = self.skipped_in_a_row + skipped if skipped == updates else 0
+        self.skipped_in_a_row = (self.skipped_in_a_row if updates == 1 else 0) + 1 if skipped else 0
 
     def out_of_patience(self, patience: int) -> bool:
         return self.validated - self.best_epoch >= patience

@@ -14,13 +14,13 @@ from pipeline.training.inputs import Part, batch
 
 
 class Outcome(NamedTuple):
-    """What a call of many updates tells."""
+    """What a call of many updates tells. It ends with the first one whose loss or gradient is not finite."""
 
-    loss: Any  # mean over the updates that were made
+    loss: Any  # mean over the updates whose loss is finite
     norm: Any  # global norm of the last update's gradient, before clipping
-    skipped: Any  # how many updates were left out, since loss or gradient were not finite
-    bad: Any  # which update of the call was the first whose loss or known gradient is not finite, or -1
-    shares: Any  # [batch]: what each example of that update added to its loss; NaN or inf tells which one it was
+    count: Any  # how many updates the call came through, that one included
+    bad: Any  # whether there was one
+    shares: Any  # [batch]: what each example of the last update added to its loss; NaN or inf tells which one it was
 
 
 def compiled(
@@ -46,7 +46,7 @@ def compiled(
             shares = tf.distribute.get_replica_context().all_gather(shares, 0)  # [batch]
         finite = tf.math.is_finite(tf.reduce_sum(shares))
         norm, finite = descent.update(
-            optimizer, gradients, model.trainable_variables, config.optimizer, last, finite if skips else None
+            optimizer, gradients, model.trainable_variables, config.optimizer, last, finite, skips
         )
         return shares, norm, finite
 
@@ -54,20 +54,17 @@ def compiled(
     def steps(part: Part) -> Outcome:
         kind = "float64" if keras.config.floatx() == "float64" else "float32"
         total, norm = tf.constant(0.0, kind), tf.constant(0.0, kind)
-        skipped, bad, shares = tf.constant(0), tf.constant(-1), tf.zeros([config.train.batch_size], kind)
+        done, bad, shares = tf.constant(0), tf.constant(False), tf.zeros([config.train.batch_size], kind)
         count = tf.cast(part.count, tf.int32)
         for i in tf.range(count):
             with determinism.sums_in_pairs():
                 outcome = strategy.run(update, args=(part, i, i == count - 1))
-            each, norm, finite = (strategy.experimental_local_results(value)[0] for value in outcome)  # all agree
-            loss = tf.reduce_sum(each)
-            made = finite if skips else True
-            total += tf.where(made, loss, 0.0)
-            skipped += tf.cast(tf.logical_not(made), tf.int32)
-            # A scaled gradient may overflow: loss scaling leaves that update out by itself.
-            finite = tf.math.is_finite(loss) & made & (scaled or tf.math.is_finite(norm))
-            shares = tf.where((bad < 0) & ~finite, each, shares)
-            bad = tf.where((bad < 0) & ~finite, i, bad)
-        return Outcome(total / tf.cast(tf.maximum(count - skipped, 1), kind), norm, skipped, bad, shares)
+            shares, norm, finite = (strategy.experimental_local_results(value)[0] for value in outcome)  # all agree
+            total += tf.where(finite, tf.reduce_sum(shares), 0.0)
+            done, bad = i + 1, tf.logical_not(finite)
+            if bad:
+                break
+        finite_ones = tf.maximum(done - tf.cast(bad, tf.int32), 1)
+        return Outcome(total / tf.cast(finite_ones, kind), norm, done, bad, shares)
 
     return steps

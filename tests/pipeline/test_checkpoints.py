@@ -275,10 +275,18 @@ def test_the_model_can_be_read_alone_but_not_with_another_optimizer(tmp_path):
 )
 def test_prune_keeps_the_newest_and_the_best(tmp_path, keep, best, left):
     saved_at(tmp_path, 1, 2, 3, 4, 5)
-    checkpoints.prune(tmp_path, keep, best)
+    checkpoints.prune(tmp_path, 10, keep, best)
     assert sorted(os.listdir(tmp_path)) == [f"{step:09d}" for step in left]
     for path in checkpoints.listed(tmp_path):
         manifest.verify(path)
+
+
+def test_a_damaged_checkpoint_does_not_push_out_the_one_that_the_run_went_on_to(tmp_path):
+    saved_at(tmp_path, 1, 5)
+    (tmp_path / "000000005" / DATA).write_bytes(b"")
+    with checkpoints.Writer(tmp_path, 1) as writer:
+        writer.submit(3, checkpoints.arrays(tmp_path / "000000001"), {}, "000000001")
+    assert [int(path.name) for path in checkpoints.listed(tmp_path)] == [1, 3]
 
 
 def test_a_writer_tidies_up_what_a_killed_process_left_whatever_its_host_and_number(tmp_path):

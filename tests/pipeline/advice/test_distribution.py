@@ -65,9 +65,10 @@ def test_dropout_of_keras_is_named_as_the_cause(root, monkeypatch):
     assert raised.value.code == REFUSED
 
 
-def test_batch_norm_that_is_not_synchronised_is_a_difference_and_no_error(root, capsys):
-    verify(config_of("image", root, {"sync_batch_norm": False}, steps=2), "tiny")
-    assert "verdict: different, as batch normalisation" in capsys.readouterr().out
+def test_batch_norm_that_is_not_synchronised_proves_nothing(root):
+    with pytest.raises(UserError, match=r"batch normalisation over each replica's share must be different") as raised:
+        verify(config_of("image", root, {"sync_batch_norm": False}, steps=2), "tiny")
+    assert raised.value.code == REFUSED
 
 
 def test_a_gradient_that_is_summed_twice_is_found_though_adam_and_clipping_do_not_care(tmp_path, monkeypatch):

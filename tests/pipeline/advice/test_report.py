@@ -352,8 +352,8 @@ def test_the_command_spells_out_the_settings_of_the_run(preset):
         ],
     )
     words = shlex.split(command({"preset": preset, "config": json.loads(json.dumps(to_json(config)))}))
-    assert words[:3] == ["minibatch", "run", preset]
-    again = tyro.cli(Config, default=preset_of(preset), config=(tyro.conf.AvoidSubcommands,), args=words[3:])
+    assert words[:4] == ["minibatch", "run", preset, "--fresh"]  # where it is shown the run is there already
+    again = tyro.cli(Config, default=preset_of(preset), config=(tyro.conf.AvoidSubcommands,), args=words[4:])
     assert again == config
 
 

@@ -82,7 +82,7 @@ def test_a_full_disk_is_one_line_and_the_next_export_is_whole(run, monkeypatch, 
 
 def test_what_a_killed_export_left_is_passed_over_and_collected(run):
     run_dir, records_dir, config = run
-    left = run_dir / manifest._temporary(run_dir).name.replace(f"-{os.getpid()}-", f"-{dead()}-")
+    left = run_dir / manifest.draft_name(run_dir).name.replace(f"-{os.getpid()}-", f"-{dead()}-")
     (left / "variables").mkdir(parents=True)
     (left / "saved_model.pb").write_text("half")
     assert not manifest.is_committed(run_dir / "export")

@@ -6,6 +6,7 @@ import logging
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import custom_optimizers
 from pipeline import checkpoints, runs
@@ -14,9 +15,11 @@ from pipeline.errors import UserError
 from pipeline.training import loop
 from pipeline.training.journal import read
 from pipeline.training.rows import prepare
+from pipeline.training.standing import Standing
 from tests import tiny
 
 POISONED = 7
+BROKEN = 4.25  # a rating whose loss is finite and whose gradient is not
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +38,27 @@ def poisoned(monkeypatch):
         return dataclasses.replace(rows, target=target)
 
     monkeypatch.setattr(loop, "prepare", poison)
+
+
+@pytest.fixture
+def broken(monkeypatch):
+    """One training row has a finite loss, as sqrt(0) has, whose gradient is infinite."""
+
+    def damage(*arguments):
+        rows = prepare(*arguments)
+        target = rows.target.copy()
+        target[POISONED] = BROKEN
+        return dataclasses.replace(rows, target=target)
+
+    @tf.custom_gradient
+    def steep(losses, target):
+        return losses, lambda g: (tf.where(target == BROKEN, np.inf, g), None)
+
+    spec = loop.spec_of("recommendation")
+    monkeypatch.setattr(loop, "prepare", damage)
+    monkeypatch.setattr(
+        loop, "spec_of", lambda _: dataclasses.replace(spec, loss=lambda t, *rest: steep(spec.loss(t, *rest), t))
+    )
 
 
 def train(records, root, name: str = "adam", rate: float = 0.01, **options):
@@ -81,9 +105,48 @@ def test_a_scaled_gradient_that_overflows_is_loss_scalings_own_business(tmp_path
     assert not np.isfinite([line["gradient_norm"] for line in lines if line["split"] == "train"]).all()
 
 
-def test_a_gradient_that_is_not_finite_is_called_so(records, tmp_path):
-    with pytest.raises(UserError, match=r"the gradient is not finite at update \d+; the batch is examples train-"):
-        train(records, tmp_path, "sgd", 1e10, steps_per_call=1)
+@pytest.mark.parametrize(("strategy", "jit"), [("cpu", False), ("cpu", True), ("mirrored", False)])
+def test_a_gradient_inside_a_call_is_found_where_it_arises(strategy, jit, broken, records, tmp_path):
+    told = []
+    for calls in (1, 50):
+        with pytest.raises(
+            UserError, match=r"the gradient is not finite at update \d+; the batch is .*train-7\b"
+        ) as raised:
+            train(records, tmp_path / str(calls), "lazy_adam", steps_per_call=calls, strategy=strategy, jit=jit)
+        told.append(str(raised.value).split(": ", 1)[1])
+    assert told[0] == told[1]
+
+
+@pytest.mark.parametrize("policy", ["skip", "rollback"])
+def test_a_run_goes_on_without_the_update_of_such_a_gradient(policy, broken, records, tmp_path):
+    run_dir = train(records, tmp_path, non_finite=policy, steps_per_call=2, epochs=3)
+    outcome = runs.finished(run_dir)
+    assert (outcome["skipped"], outcome["left_out"]) == ((3, 0) if policy == "skip" else (0, 6))
+
+
+def test_each_skipped_update_of_a_call_is_told(records, tmp_path, monkeypatch, caplog):
+    def poison(*arguments):
+        rows = prepare(*arguments)
+        target = rows.target.copy()
+        target[[1, 30, 95]] = np.nan
+        return dataclasses.replace(rows, target=target)
+
+    monkeypatch.setattr(loop, "prepare", poison)
+    with caplog.at_level(logging.WARNING):
+        run_dir = train(records, tmp_path, non_finite="skip", steps_per_call=50, epochs=1, batch_size=4)
+    assert runs.finished(run_dir)["skipped"] == 3
+    for row in (1, 30, 95):
+        assert f"it comes from example train-{row}; the update was skipped" in caplog.text
+
+
+def test_updates_in_a_row_are_counted_within_a_call():
+    standing = Standing()
+    for made, skipped in ((1, True), (1, True), (5, True), (1, True), (3, False), (1, True)):
+        standing.count_skipped(skipped, made)
+    assert (standing.skipped, standing.skipped_in_a_row) == (5, 1)
+    standing = Standing(skipped_in_a_row=2)
+    standing.count_skipped(True, 5)
+    assert standing.skipped_in_a_row == 1
 
 
 def test_skipping_does_not_change_what_is_finite(records, tmp_path):

@@ -7,7 +7,7 @@ import tensorflow as tf
 from models.analysis import load
 from models.spec import spec_of
 from pipeline.training import inputs
-from pipeline.training.rows import prepare
+from pipeline.training.rows import Column, Rows, prepare
 from pipeline.training.strategy import strategy_of
 from tests import tiny
 
@@ -32,9 +32,12 @@ def test_more_rows_than_are_shuffled_at_once_still_come_each_once_and_from_every
     assert len(np.intersect1d(head, second[:4096])) < 2000
 
 
+# Lengths as those of the Large Movie Reviews, cut at 1,000: log-normal, median 174, mean 234.
+REVIEWS = np.clip(np.random.default_rng(0).lognormal(np.log(174), 0.77, 9001), 10, 1000).astype(int)
+
+
 def test_texts_of_similar_length_share_a_batch_and_every_row_still_comes_once():
-    # Lengths as those of the Large Movie Reviews, cut at 1,000: log-normal, median 174, mean 234.
-    lengths = np.clip(np.random.default_rng(0).lognormal(np.log(174), 0.77, 9001), 10, 1000).astype(int)
+    lengths = REVIEWS
     order = inputs.order(0, 0, 9001, 32, lengths)
     assert sorted(order) == list(range(9001))
     batches = [lengths[order[i : i + 32]] for i in range(0, 9001, 32)]
@@ -160,17 +163,25 @@ def test_padding_of_a_text_batch_goes_no_further_than_its_longest_text(prepared,
         assert (tokens[:, -1] != 0).any()
 
 
-def test_where_shapes_must_be_static_texts_are_padded_to_one_of_a_few_widths(prepared):
-    config, _, rows = prepared["sentiment"]
-    batches = inputs.Batches(
-        rows, tiny.with_train(config, jit=True, steps_per_call=1, batch_size=4), strategy_of("cpu")
-    )
-    longest = rows.lengths.max()
-    widths = {batches.part(step, 1).inputs["tokens"].shape[1] for step in range(24)}
-    unit = -(-longest // inputs.WIDTHS)
-    assert len(widths) > 1
-    assert all(width % unit == 0 and width < longest + unit for width in widths)
+def test_where_shapes_must_be_static_texts_are_padded_to_one_of_a_few_widths_and_padding_stays_small():
+    tokens = Column(np.ones(REVIEWS.sum(), np.int32), np.concatenate([[0], np.cumsum(REVIEWS)]))
+    rows = Rows({"tokens": tokens}, np.zeros(len(REVIEWS), np.int32))
+    config = tiny.config("sentiment", "unused", jit=True, steps_per_call=50, batch_size=32)
+    batches = inputs.Batches(rows, config, strategy_of("cpu"))
+    widths, values, padded = set(), 0, 0
+    for at in range(batches.per_epoch - 1):
+        assert batches.counts(at) == [1]
+        made = batches.part(at, 1).inputs["tokens"].numpy()
+        widths.add(made.shape[1])
+        values, padded = values + made.sum(), padded + made.size
     batches.close()
+    assert 10 < len(widths) <= inputs.WIDTHS
+    assert 1 - values / padded < 0.1
+
+
+def test_static_widths_reach_the_longest_text_whatever_the_lengths():
+    for lengths in (REVIEWS, np.array([7]), np.array([3, 3, 3]), np.array([1, 1000])):
+        assert inputs.widths(lengths)[-1] == lengths.max()
 
 
 def _images(batches) -> list[np.ndarray]:

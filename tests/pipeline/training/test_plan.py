@@ -12,6 +12,7 @@ from pipeline import checkpoints, runs
 from pipeline.training import loop, plan
 from pipeline.training.plan import Trial
 from pipeline.training.rows import Column, Rows, prepare
+from pipeline.training.step import Outcome
 from pipeline.training.strategy import strategy_of
 from tests import tiny
 
@@ -84,6 +85,26 @@ def test_a_plan_is_measured_once_for_a_run_and_taken_from_the_cache_by_the_next(
     second = loop.train(fresh, records)
     assert second != first
     assert (second / "plan.json").read_text() == (first / "plan.json").read_text()
+
+
+def test_a_plan_times_calls_that_follow_each_other_as_the_loop_makes_them():
+    made = []
+
+    class Batches:
+        def counts(self, at):
+            return [3] if at % 7 < 4 else [7 - at % 7]
+
+        def part(self, at, count):
+            made.append((at, count))
+            return count
+
+    def steps(count):
+        return Outcome(0.5, 0.0, count, False, None)
+
+    loss, pace = plan._timed(steps, Batches())
+    assert loss == 0.5
+    assert pace > 0
+    assert made[:4] == [(0, 3), (3, 3), (6, 1), (7, 3)]
 
 
 def test_one_call_lasts_half_a_second_at_the_most(records, tmp_path):

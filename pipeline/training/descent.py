@@ -112,7 +112,7 @@ def all_finite(gradients: list) -> tf.Tensor:
     sums = []
     for gradient in gradients:
         values = gradient.values if isinstance(gradient, tf.IndexedSlices) else tf.convert_to_tensor(gradient)
-        rows = tf.reshape(values, [-1, values.shape[-1] if values.shape.rank > 1 else 1])  # [n, m]
+        rows = tf.reshape(values, [-1, tf.shape(values)[-1] if values.shape.rank > 1 else 1])  # [n, m]
         sums.append(tf.reduce_sum(tf.matmul(tf.ones([1, tf.shape(rows)[0]], rows.dtype), rows)))
     return tf.math.is_finite(tf.add_n(sums))
 

@@ -43,7 +43,8 @@ def compiled(
             objective = optimizer.scale_loss(objective) if scaled else objective
         gradients = tape.gradient(objective, model.trainable_variables)
         if replicas > 1:
-            shares = tf.distribute.get_replica_context().all_gather(shares, 0)  # [batch]
+            shares = tf.distribute.get_replica_context().all_gather(shares, 0)
+            shares = tf.ensure_shape(shares, [config.train.batch_size])  # which workers do not know of each other
         finite = tf.math.is_finite(tf.reduce_sum(shares))
         norm, finite = descent.update(
             optimizer, gradients, model.trainable_variables, config.optimizer, last, finite, skips

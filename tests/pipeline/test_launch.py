@@ -16,7 +16,7 @@ import pytest
 
 from pipeline import arguments, launch, manifest
 from pipeline.config import to_json
-from pipeline.errors import TERMINATED, UNAVAILABLE, USAGE, UserError
+from pipeline.errors import CANNOT_WRITE, TERMINATED, UNAVAILABLE, USAGE, UserError
 from tests import tiny
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -249,6 +249,31 @@ def test_who_loses_a_worker_says_so_and_the_restarted_run_ends_bit_equal(tmp_pat
     by_launch(words("recommendation", tmp_path, "lost", 30))
     assert losses(tmp_path, "lost") == losses(tmp_path, "whole")
     assert last_checkpoint(tmp_path, "lost") == last_checkpoint(tmp_path, "whole")
+
+
+FULL = (
+    "import sys; from pipeline import __main__, checkpoints; from tests import faults\n"
+    "checkpoints.write = lambda root, *_: faults.ERRORS['ENOSPC'](root)\n"
+    "__main__.main(sys.argv[1:])"
+)
+
+
+@pytest.mark.chaos
+def test_on_a_full_disk_all_workers_end_with_the_same_line(tmp_path):
+    committed("recommendation", tmp_path)
+    command = [sys.executable, "-c", FULL, *words("recommendation", tmp_path, "full", 9)]
+    addresses = [f"127.0.0.1:{port}" for port in launch.ports(2)]
+    workers = [
+        subprocess.Popen(
+            [*command, "--train.strategy", "multi_worker"], cwd=ROOT, text=True,
+            env=launch.environment(addresses, i), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        )
+        for i in range(2)
+    ]  # fmt: skip
+    said = [worker.communicate(timeout=120)[1].strip().splitlines()[-1] for worker in workers]
+    assert said[0] == said[1]
+    assert "3 checkpoints in a row failed" in said[0]
+    assert [worker.returncode for worker in workers] == [CANNOT_WRITE, CANNOT_WRITE]
 
 
 @pytest.mark.chaos

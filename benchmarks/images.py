@@ -26,7 +26,7 @@ from models import image
 from models.analysis import ImageAnalysis
 from models.options import Image
 from pipeline.config import Config, Optimizer, Train
-from pipeline.training import inputs, step
+from pipeline.training import determinism, inputs, step
 from pipeline.training.rows import Column, Rows
 from pipeline.training.strategy import strategy_of
 
@@ -49,6 +49,7 @@ class Ours:
     """The loop's own input, augmentation, model and step."""
 
     def __init__(self, images, labels, precision: str):
+        determinism.enable()  # as the loop does
         keras.config.set_dtype_policy(precision)
         options = Image(filters=FILTERS, dropout=0.0, flip=True, crop=3)
         config = Config(

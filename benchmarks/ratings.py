@@ -29,7 +29,7 @@ from models import recommendation
 from models.analysis import RatingsAnalysis
 from models.options import Recommendation
 from pipeline.config import Config, Optimizer, Train
-from pipeline.training import inputs, step
+from pipeline.training import determinism, inputs, step
 from pipeline.training.rows import Column, Rows
 from pipeline.training.strategy import strategy_of
 
@@ -65,6 +65,7 @@ class Ours:
     """The loop's own input and step on the model of models/recommendation.py, compiled with XLA."""
 
     def __init__(self, data: Ratings, optimizer, model: Recommendation | None = None, calls: int | None = None):
+        determinism.enable()  # as the loop does
         names = tuple(map(str, range(max(USERS, ITEMS))))
         self.analysis = RatingsAnalysis(
             users=names[:USERS],

@@ -26,7 +26,7 @@ from models import sentiment
 from models.analysis import TextAnalysis
 from models.options import Sentiment
 from pipeline.config import Config, Optimizer, Train
-from pipeline.training import inputs, step
+from pipeline.training import determinism, inputs, step
 from pipeline.training.rows import Column, Rows
 from pipeline.training.strategy import strategy_of
 
@@ -55,6 +55,7 @@ class Ours:
     """The loop's own input, model and step; a call is UPDATES updates from anywhere in an epoch."""
 
     def __init__(self, reviews: Reviews):
+        determinism.enable()  # as the loop does
         config = Config(model=OPTIONS, optimizer=Optimizer(), train=Train(batch_size=BATCH, steps_per_call=UPDATES))
         analysis = TextAnalysis(("neg", "pos"), {}, {}, Path("unused"))
         self.model = sentiment.build(OPTIONS, analysis)

@@ -20,6 +20,7 @@ from pipeline.training.rows import Rows
 
 WINDOW = 64  # batches among which texts are sorted by length, so that a batch holds texts of similar length
 SHUFFLED, BLOCK = 2**20, 2**12  # rows that are shuffled at once, and neighbours that stay together until then
+AHEAD = 2  # calls whose rows are made while one is computed: the last of an epoch is short
 WIDTHS = 20  # how many widths texts are padded to where shapes must be static
 
 
@@ -85,7 +86,7 @@ class Part(NamedTuple):
 
 
 class Batches:
-    """The parts of a run, one after another; the next one is made while the current one is computed."""
+    """The parts of a run, one after another; the next ones are made while the current one is computed."""
 
     def __init__(self, rows: Rows, config: Config, strategy: tf.distribute.Strategy):
         self.rows, self.strategy, self.train = rows, strategy, config.train
@@ -97,7 +98,7 @@ class Batches:
         self.calls = 1 if alone else min(self.train.steps_per_call, self.per_epoch)
         self.widths = widths(rows.lengths) if alone else None
         self._ahead = ThreadPoolExecutor(1, "input")
-        self._next: tuple[tuple[int, int], Future] | None = None
+        self._next: dict[tuple[int, int], Future] = {}
         # On the device a row's width is only known when its batch is: not static.
         resident = self.train.inputs == "memory" and not rows.on_disk and not (self.static and rows.lengths is not None)
         self._resident = self._spread(lambda _: _whole(rows)) if resident else {}
@@ -115,12 +116,13 @@ class Batches:
 
     def part(self, step: int, count: int) -> Part:
         """The `count` updates after the first `step` ones, all of one epoch."""
-        if self._next is not None and self._next[0] == (step, count):
-            part = self._next[1].result()
-        else:
-            part = self._make(step, count)
-        follows = (step + count, self.counts(step + count)[0])
-        self._next = (follows, self._ahead.submit(self._make, *follows))
+        made = self._next.pop((step, count), None)
+        part = made.result() if made else self._make(step, count)
+        follows = []
+        for _ in range(AHEAD):
+            step, count = step + count, self.counts(step + count)[0]
+            follows.append((step, count))
+        self._next = {f: self._next.get(f) or self._ahead.submit(self._make, *f) for f in follows}
         return part
 
     def close(self) -> None:
@@ -136,7 +138,7 @@ class Batches:
     def _batches(self, step: int, count: int) -> tuple[np.ndarray, np.ndarray]:
         epoch, done = divmod(step, self.per_epoch)
         size, every = self.train.batch_size, self._order(epoch)
-        if done + count >= self.per_epoch:
+        if done == 0:
             self._ahead.submit(self._order, epoch + 1)
         numbers = every[done * size : (done + count) * size]
         there = np.arange(count * size) < len(numbers)

@@ -144,6 +144,19 @@ def test_augmentation_differs_between_epochs_and_is_the_same_for_a_row_in_any_ba
     assert sum(count > 0 for count in changed.values()) > 80
 
 
+def test_the_order_of_the_next_epoch_and_the_rows_of_two_calls_are_made_ahead(prepared, monkeypatch):
+    config, _, rows = prepared["image"]
+    made, order = [], inputs.order
+    monkeypatch.setattr(inputs, "order", lambda *arguments: made.append(arguments[1]) or order(*arguments))
+    batches = inputs.Batches(rows, tiny.with_train(config, steps_per_call=4), strategy_of("cpu"))
+    batches.part(0, 4)
+    batches._ahead.submit(lambda: None).result()  # all before it is done
+    assert made == [0, 1]
+    assert [*batches._next] == [(4, 1), (5, 1)]
+    assert all(future.done() for future in batches._next.values())
+    batches.close()
+
+
 @pytest.mark.parametrize("place", ["memory", "streamed"])
 @pytest.mark.parametrize("task", ["image", "sentiment"])
 def test_two_replicas_share_a_batch_in_equal_contiguous_parts_of_one_width(prepared, task, place):

@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 
 import custom_optimizers
-from pipeline.config import Optimizer
+from pipeline.config import Config, Optimizer
 from pipeline.errors import USAGE, UserError
 
 _CLIPS = {"value": "clipvalue", "norm": "clipnorm", "global_norm": "global_clipnorm"}
@@ -76,16 +76,15 @@ def update(
     optimizer: keras.optimizers.Optimizer,
     gradients: list,
     variables: list,
-    options: Optimizer,
+    config: Config,
     asked: tf.Tensor,
     finite: tf.Tensor,
-    skips: bool = False,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """One update from this replica's gradients (of the scaled loss, where the optimizer scales it), in a replica.
 
     Returns the global norm sqrt(sum |g|^2) of the gradient of the whole batch before clipping, or 0 where it is not
-    asked for, and whether that gradient is finite, too, where the loss is (`finite`). With `skips` the update is made
-    only then. A scaled gradient may overflow: loss scaling leaves that update out by itself.
+    asked for, and whether that gradient is finite, too, where the loss is (`finite`). Under the policy to skip, the
+    update is made only then. A scaled gradient may overflow: loss scaling leaves that update out by itself.
     """
     scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
     total = custom_optimizers.sum_over_replicas(gradients)
@@ -95,11 +94,11 @@ def update(
         return custom_optimizers.global_norm(total) / scale
 
     def apply(gradients: list, total: list) -> None:
-        _apply(optimizer, gradients, total, variables, options, scale)
+        _apply(optimizer, gradients, total, variables, config.optimizer, scale)
 
     if not scaled:
-        finite &= all_finite(total)
-    if skips:
+        finite &= all_finite(total, config.train.jit)
+    if config.train.non_finite == "skip":
         _where(finite, apply, gradients, total)
     else:
         apply(gradients, total)
@@ -107,13 +106,15 @@ def update(
     return tf.cond(asked, norm, lambda: tf.zeros([], kind)), finite
 
 
-def all_finite(gradients: list) -> tf.Tensor:
-    """Whether every entry is finite: whether their sum is. It is a product with ones, since XLA adds up one by one."""
+def all_finite(gradients: list, by_halves: bool = False) -> tf.Tensor:
+    """Whether every entry is finite: whether their sum is. `by_halves`: one half is added to the other as long as that
+    goes, since XLA adds up one by one what it is told to sum: of the smallest updates a third."""
     sums = []
     for gradient in gradients:
         values = gradient.values if isinstance(gradient, tf.IndexedSlices) else tf.convert_to_tensor(gradient)
-        rows = tf.reshape(values, [-1, tf.shape(values)[-1] if values.shape.rank > 1 else 1])  # [n, m]
-        sums.append(tf.reduce_sum(tf.matmul(tf.ones([1, tf.shape(rows)[0]], rows.dtype), rows)))
+        while by_halves and values.shape[:1].is_fully_defined() and values.shape[0] and values.shape[0] % 2 == 0:
+            values = values[: values.shape[0] // 2] + values[values.shape[0] // 2 :]
+        sums.append(tf.reduce_sum(values))
     return tf.math.is_finite(tf.add_n(sums))
 
 

@@ -29,7 +29,6 @@ def compiled(
     """A function that makes the updates of a Part: between two of them nothing leaves its graph."""
     replicas = strategy.num_replicas_in_sync
     scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
-    skips = config.train.non_finite == "skip"
 
     def update(part: Part, i, last):
         inputs, target = batch(part, i, spec, config)
@@ -46,9 +45,7 @@ def compiled(
             shares = tf.distribute.get_replica_context().all_gather(shares, 0)
             shares = tf.ensure_shape(shares, [config.train.batch_size])  # which workers do not know of each other
         finite = tf.math.is_finite(tf.reduce_sum(shares))
-        norm, finite = descent.update(
-            optimizer, gradients, model.trainable_variables, config.optimizer, last, finite, skips
-        )
+        norm, finite = descent.update(optimizer, gradients, model.trainable_variables, config, last, finite)
         return shares, norm, finite
 
     @tf.function(jit_compile=config.train.jit, reduce_retracing=not config.train.jit)

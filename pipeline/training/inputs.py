@@ -97,7 +97,7 @@ class Batches:
         alone = self.static and rows.lengths is not None
         self.calls = 1 if alone else min(self.train.steps_per_call, self.per_epoch)
         self.widths = widths(rows.lengths) if alone else None
-        self._ahead = ThreadPoolExecutor(1, "input")
+        self._ahead = ThreadPoolExecutor(2, "input")
         self._next: dict[tuple[int, int], Future] = {}
         # On the device a row's width is only known when its batch is: not static.
         resident = self.train.inputs == "memory" and not rows.on_disk and not (self.static and rows.lengths is not None)

@@ -94,7 +94,7 @@ class Ours:
         """One epoch, in the calls of the loop: the input of the next one is made while one is computed."""
         for _ in range(2):  # all updates but the last, and the last
             (count, *_) = self.batches.counts(self.step)
-            self.steps(self.batches.part(self.step, count)).loss.numpy()
+            self.steps(self.batches.part(self.step, count), count == 1).loss.numpy()
             self.step += count
 
     def rmse(self, data: Ratings) -> float:

@@ -40,7 +40,7 @@ def pace_of(ours: ratings.Ours, rows: int) -> float:
         start, first = time.perf_counter(), step
         while step < epoch * batches.per_epoch:
             for count in batches.counts(step):
-                ours.steps(batches.part(step, count))
+                ours.steps(batches.part(step, count), count == 1)
                 step += count
                 if step == first + count and epoch == 1:
                     start = time.perf_counter()  # compiled by now

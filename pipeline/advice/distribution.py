@@ -100,7 +100,7 @@ def compare(config: Distribution, records_dir: Path) -> Comparison:
                 variable.assign(value)
             optimizer.iterations.assign(first)  # where a schedule stands then
             steps = step.compiled(model, optimizer, spec, config, strategy)
-            outcomes = [steps(batches.part(first + i, 1)) for i in range(config.steps)]
+            outcomes = [steps(batches.part(first + i, 1), True) for i in range(config.steps)]
             sides.append([(float(outcome.loss), float(outcome.norm)) for outcome in outcomes])
             batches.close()
     layers = [*_layers(model)]

@@ -77,7 +77,7 @@ def update(
     gradients: list,
     variables: list,
     config: Config,
-    asked: tf.Tensor,
+    asked: tf.Tensor | bool,
     finite: tf.Tensor,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """One update from this replica's gradients (of the scaled loss, where the optimizer scales it), in a replica.
@@ -102,8 +102,10 @@ def update(
         _where(finite, apply, gradients, total)
     else:
         apply(gradients, total)
-    kind = "float64" if total[0].dtype == tf.float64 else "float32"
-    return tf.cond(asked, norm, lambda: tf.zeros([], kind)), finite
+    none = tf.zeros([], "float64" if total[0].dtype == tf.float64 else "float32")
+    if isinstance(asked, bool):
+        return norm() if asked else none, finite
+    return tf.cond(asked, norm, lambda: none), finite
 
 
 def all_finite(gradients: list, by_halves: bool = False) -> tf.Tensor:

@@ -159,7 +159,7 @@ class Loop:
         else:
             losses, monitored = [], {}
             while self.standing.step < end:
-                count = min(self.batches.counts(self.standing.step)[0], end - self.standing.step)
+                count = self.batches.counts(self.standing.step)[0]
                 last = (self.standing.step + count) % self.per_epoch == 0
                 if last and self.chief:
                     self.monitor.watch()
@@ -183,7 +183,7 @@ class Loop:
         part = self.batches.part(self.standing.step, count)
         try:
             with cluster.watched(self.strategy, lambda: self.standing.step):
-                return tf.nest.map_structure(lambda tensor: tensor.numpy(), self.steps(part))
+                return tf.nest.map_structure(lambda tensor: tensor.numpy(), self.steps(part, count == 1))
         except tf.errors.UnimplementedError as error:  # XLA has no kernel, or none that is deterministic
             if not self.options.jit:
                 raise

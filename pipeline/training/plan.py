@@ -177,21 +177,18 @@ def _try(candidate: Trial, config: Config, rows, spec: ModelSpec, analysis: Anal
 
 
 def _timed(steps, batches: inputs.Batches) -> tuple[float, float]:
-    """Calls as the loop makes them: the mean loss of the first, which traces and compiles, and the median seconds of an
-    update in the others."""
-
-    def call(at: int) -> tuple[step.Outcome, int]:
-        outcome = steps(batches.part(at, batches.counts(at)[0]))
-        return outcome, at + int(outcome.count)
-
-    outcome, at = call(0)
+    """The mean loss of the first updates, of as many for each candidate, and the median seconds of an update in calls
+    as the loop makes them. The first traces and compiles; those of one update alone, which are others, are left out."""
+    first = max(1, batches.calls - 1)
+    loss = float(steps(batches.part(0, first), first == 1).loss)
     spent: list[float] = []
-    begin = time.perf_counter()
+    begin, at = time.perf_counter(), batches.calls
     while len(spent) < 3 or time.perf_counter() - begin < TRIAL_SECONDS:
-        start, before = time.perf_counter(), at
-        _, at = call(at)
-        spent.append((time.perf_counter() - start) / (at - before))
-    return float(outcome.loss), float(np.median(spent))
+        start, (count, *rest) = time.perf_counter(), batches.counts(at)
+        outcome = steps(batches.part(at, count), count == 1)
+        spent.append((time.perf_counter() - start) / int(outcome.count))
+        at += count + sum(rest)
+    return loss, float(np.median(spent))
 
 
 def _compared(trial: Trial, plain: Trial) -> Trial:

@@ -17,7 +17,7 @@ class Outcome(NamedTuple):
     """What a call of many updates tells. It ends with the first one whose loss or gradient is not finite."""
 
     loss: Any  # mean over the updates whose loss is finite
-    norm: Any  # global norm of the last update's gradient, before clipping
+    norm: Any  # global norm of the last update's gradient, before clipping; under XLA where it was made alone, else 0
     count: Any  # how many updates the call came through, that one included
     bad: Any  # whether there was one
     shares: Any  # [batch]: what each example of the last update added to its loss; NaN or inf tells which one it was
@@ -25,8 +25,9 @@ class Outcome(NamedTuple):
 
 def compiled(
     model: keras.Model, optimizer: keras.optimizers.Optimizer, spec: ModelSpec, config: Config, strategy
-) -> Callable[[Part], Outcome]:
-    """A function that makes the updates of a Part: between two of them nothing leaves its graph."""
+) -> Callable[[Part, bool], Outcome]:
+    """A function that makes the updates of a Part, and is told whether it is only one: between two of them nothing
+    leaves its graph."""
     replicas = strategy.num_replicas_in_sync
     scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
 
@@ -49,14 +50,14 @@ def compiled(
         return shares, norm, finite
 
     @tf.function(jit_compile=config.train.jit, reduce_retracing=not config.train.jit)
-    def steps(part: Part) -> Outcome:
+    def steps(part: Part, alone: bool) -> Outcome:
         kind = "float64" if keras.config.floatx() == "float64" else "float32"
         total, norm = tf.constant(0.0, kind), tf.constant(0.0, kind)
         done, bad, shares = tf.constant(0), tf.constant(False), tf.zeros([config.train.batch_size], kind)
         count = tf.cast(part.count, tf.int32)
         for i in tf.range(count):
             with determinism.sums_in_pairs():
-                outcome = strategy.run(update, args=(part, i, i == count - 1))
+                outcome = strategy.run(update, args=(part, i, alone if config.train.jit else i == count - 1))
             shares, norm, finite = (strategy.experimental_local_results(value)[0] for value in outcome)  # all agree
             total += tf.where(finite, tf.reduce_sum(shares), 0.0)
             done, bad = i + 1, tf.logical_not(finite)

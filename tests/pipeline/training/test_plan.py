@@ -91,20 +91,23 @@ def test_a_plan_times_calls_that_follow_each_other_as_the_loop_makes_them():
     made = []
 
     class Batches:
+        calls = 4
+
         def counts(self, at):
-            return [3] if at % 7 < 4 else [7 - at % 7]
+            return [3, 1] if at % 7 == 0 else [7 - at % 7]
 
         def part(self, at, count):
             made.append((at, count))
             return count
 
-    def steps(count):
+    def steps(count, alone):
+        assert alone == (count == 1)
         return Outcome(0.5, 0.0, count, False, None)
 
     loss, pace = plan._timed(steps, Batches())
     assert loss == 0.5
     assert pace > 0
-    assert made[:4] == [(0, 3), (3, 3), (6, 1), (7, 3)]
+    assert made[:5] == [(0, 3), (4, 3), (7, 3), (11, 3), (14, 3)]
 
 
 def test_one_call_lasts_half_a_second_at_the_most(records, tmp_path):

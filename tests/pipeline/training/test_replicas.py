@@ -60,7 +60,7 @@ def losses(case: Case, clip: str, strategy) -> np.ndarray:
         optimizer.build(model.trainable_variables)
     batches = inputs.Batches(rows, config, strategy)
     steps = step.compiled(model, optimizer, SPEC, config, strategy)
-    outcomes = [steps(batches.part(i, 1)) for i in range(UPDATES)]
+    outcomes = [steps(batches.part(i, 1), True) for i in range(UPDATES)]
     batches.close()
     return np.array([(outcome.loss, outcome.norm) for outcome in outcomes], np.float64)
 

@@ -94,9 +94,8 @@ class Batches:
         self.share = self.train.batch_size // strategy.num_replicas_in_sync
         self.static = self.train.jit or self.train.strategy == "tpu"
         # The rows of a call have one width: of several batches, all would be padded to the longest of all.
-        alone = self.static and rows.lengths is not None
-        self.calls = 1 if alone else min(self.train.steps_per_call, self.per_epoch)
-        self.widths = widths(rows.lengths) if alone else None
+        self.widths = widths(rows.lengths) if self.static and rows.lengths is not None else None
+        self.calls = min(self.train.steps_per_call, self.per_epoch) if self.widths is None else 1
         self._ahead = ThreadPoolExecutor(2, "input")
         self._next: dict[tuple[int, int], Future] = {}
         # On the device a row's width is only known when its batch is: not static.

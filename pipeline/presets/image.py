@@ -62,18 +62,18 @@ def cifar10_fast() -> Config:
 
 
 def cifar10_best() -> Config:
-    """CIFAR-10 in an hour and a half: the network of cifar10-fast with seven times the work for an image.
+    """CIFAR-10 in an hour and a quarter: the network of cifar10-fast with seven times the work for an image.
 
     minibatch run cifar10-best --data.path TFDS_DIR
 
-    Not measured yet: 70 to 90 minutes of training on 2 cores of an AMD EPYC, reckoned from the work; seed 0. As to
-    bfloat16 see cifar10-fast.
+    Test accuracy 0.918 (95%: 0.913 to 0.923) on images re-encoded as JPEG, after 77 minutes of training on 2 cores of
+    an AMD EPYC beside other work (its own pace alone: 64); seed 0. As to bfloat16 see cifar10-fast.
     """
     fast = cifar10_fast()
     return dataclasses.replace(
         fast,
         model=dataclasses.replace(_EARLY, filters=(128, 384, 384), crop=4),
-        train=dataclasses.replace(fast.train, epochs=16, patience=16),
+        train=dataclasses.replace(fast.train, epochs=36, patience=36),
         gate=dataclasses.replace(fast.gate, at_least={"accuracy": 0.9}),
     )
 

@@ -213,8 +213,10 @@ def test_xla_descends_as_the_plain_step_does(records, tmp_path):
     losses = []
     for jit in (False, True):
         config = tiny.config("recommendation", tmp_path / str(jit), jit=jit)
-        losses.append([line["loss"] for line in lines(loop.train(config, records["recommendation"]), "train")])
+        log = lines(loop.train(config, records["recommendation"]), "train")
+        losses.append([(line["step"], line["loss"], line["gradient_norm"]) for line in log])
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
+    assert np.all(losses)
 
 
 def test_an_operation_that_xla_cannot_do_deterministically_is_one_line_that_says_which_flag_to_drop(records, tmp_path):

@@ -50,14 +50,14 @@ def compiled(
         return shares, norm, finite
 
     @tf.function(jit_compile=config.train.jit, reduce_retracing=not config.train.jit)
-    def steps(part: Part, alone: bool) -> Outcome:
+    def steps(part: Part, asked: bool | None) -> Outcome:
         kind = "float64" if keras.config.floatx() == "float64" else "float32"
         total, norm = tf.constant(0.0, kind), tf.constant(0.0, kind)
         done, bad, shares = tf.constant(0), tf.constant(False), tf.zeros([config.train.batch_size], kind)
         count = tf.cast(part.count, tf.int32)
         for i in tf.range(count):
             with determinism.sums_in_pairs():
-                outcome = strategy.run(update, args=(part, i, alone if config.train.jit else i == count - 1))
+                outcome = strategy.run(update, args=(part, i, i == count - 1 if asked is None else asked))
             shares, norm, finite = (strategy.experimental_local_results(value)[0] for value in outcome)  # all agree
             total += tf.where(finite, tf.reduce_sum(shares), 0.0)
             done, bad = i + 1, tf.logical_not(finite)
@@ -66,4 +66,5 @@ def compiled(
         finite_ones = tf.maximum(done - tf.cast(bad, tf.int32), 1)
         return Outcome(total / tf.cast(finite_ones, kind), norm, done, bad, shares)
 
-    return steps
+    # Without XLA one trace serves both.
+    return lambda part, alone: steps(part, alone if config.train.jit else None)

@@ -9,7 +9,7 @@ from tensorflow.python.util import _pywrap_determinism
 
 from models.analysis import load
 from models.spec import spec_of
-from pipeline.training import descent, inputs, step
+from pipeline.training import descent, inputs, loop, step
 from pipeline.training.rows import prepare
 from pipeline.training.strategy import strategy_of
 from tests import tiny
@@ -55,3 +55,11 @@ def test_the_step_of_each_task_compiles_and_does_what_it_does_without_xla(task, 
         batches.close()
         told.append(outcomes[-1])
     np.testing.assert_allclose(*told, rtol=1e-3 if precision == "float32" else 5e-2)
+
+
+@pytest.mark.parametrize(("jit", "traces"), [(False, 1), (True, 2)])
+def test_only_xla_gets_a_program_of_its_own_for_an_update_made_alone(jit, traces, tmp_path, monkeypatch):
+    made, update = [], descent.update
+    monkeypatch.setattr(descent, "update", lambda *arguments: made.append(arguments) or update(*arguments))
+    loop.train(tiny.config("recommendation", tmp_path, jit=jit), tiny.records_dir("recommendation", tmp_path))
+    assert len(made) == traces

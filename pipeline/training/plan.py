@@ -68,7 +68,7 @@ def settle(config: Config, run_dir: Path, rows: Rows, spec: ModelSpec, analysis:
     return dataclasses.replace(config, train=dataclasses.replace(config.train, **{way: chosen[way] for way in WAYS}))
 
 
-def of(train: Train) -> dict[str, Any]:
+def of(train: Train | Trial) -> dict[str, Any]:
     """The way that `train` says."""
     return {way: getattr(train, way) for way in WAYS}
 
@@ -159,20 +159,18 @@ def _try(candidate: Trial, config: Config, rows, spec: ModelSpec, analysis: Anal
         model = spec.build(config.model, analysis)
         optimizer = descent.optimizer_of(config.optimizer, per_epoch, config.train.epochs, candidate.precision)
         optimizer.build(model.trainable_variables)
-    losses, calls = [], min(COMPARED, per_epoch)
+    compared, calls = None, min(COMPARED, per_epoch)
     while True:
-        way = dataclasses.asdict(dataclasses.replace(candidate, steps_per_call=calls))
-        config = dataclasses.replace(
-            config, train=dataclasses.replace(config.train, **{name: way[name] for name in WAYS})
-        )
+        way = of(dataclasses.replace(candidate, steps_per_call=calls))
+        config = dataclasses.replace(config, train=dataclasses.replace(config.train, **way))
         batches = inputs.Batches(rows, config, strategy)
         loss, pace = _timed(step.compiled(model, optimizer, spec, config, strategy), batches)
         batches.close()
-        losses.append(loss)
+        compared = loss if compared is None else compared
         fitting = max(1, min(int(CALL_SECONDS / pace), MOST, per_epoch))
         # Of a short call most is spent around the updates: then as many as fit are timed as well.
         if calls * pace > CALL_SECONDS / 10 or calls >= fitting:
-            return dataclasses.replace(candidate, steps_per_call=fitting, milliseconds=pace * 1e3, loss=losses[0])
+            return dataclasses.replace(candidate, steps_per_call=fitting, milliseconds=pace * 1e3, loss=compared)
         calls = fitting
 
 
@@ -183,7 +181,7 @@ def _timed(steps, batches: inputs.Batches) -> tuple[float, float]:
     loss = float(steps(batches.part(0, first), first == 1).loss)
     spent: list[float] = []
     begin, at = time.perf_counter(), batches.calls
-    while len(spent) < 3 or time.perf_counter() - begin < TRIAL_SECONDS:
+    while not spent or time.perf_counter() - begin < TRIAL_SECONDS:
         start, (count, *rest) = time.perf_counter(), batches.counts(at)
         outcome = steps(batches.part(at, count), count == 1)
         spent.append((time.perf_counter() - start) / int(outcome.count))

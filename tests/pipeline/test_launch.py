@@ -184,6 +184,14 @@ def by_launch(command: list[str]) -> str:
     return done.stdout
 
 
+def worker(command: list[str], addresses: list[str], i: int) -> subprocess.Popen:
+    """Process i of a cluster, without `launch`."""
+    return subprocess.Popen(
+        [*command, "--train.strategy", "multi_worker"], cwd=ROOT, text=True,
+        env=launch.environment(addresses, i), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
 def losses(root: Path, name: str) -> list[tuple[int, float]]:
     """(step, loss) of each line of a run's log that is there by now."""
     log = root / "runs" / name / "0001" / "metrics.jsonl"
@@ -226,15 +234,9 @@ def test_who_loses_a_worker_says_so_and_the_restarted_run_ends_bit_equal(tmp_pat
     for victim, number in ((1, signal.SIGKILL), (0, signal.SIGKILL), (1, signal.SIGTERM)):
         addresses = [f"127.0.0.1:{port}" for port in launch.ports(2)]
         before = len(losses(tmp_path, "lost"))
-        workers = [
-            subprocess.Popen(
-                [*command, "--train.strategy", "multi_worker"], cwd=ROOT, text=True,
-                env=launch.environment(addresses, i), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-            )
-            for i in range(2)
-        ]  # fmt: skip
+        workers = [worker(command, addresses, i) for i in range(2)]
         while len(losses(tmp_path, "lost")) < before + 9:
-            assert [worker.poll() for worker in workers] == [None, None]
+            assert [each.poll() for each in workers] == [None, None]
             time.sleep(0.05)
         workers[victim].send_signal(number)
         _, said = workers[1 - victim].communicate(timeout=30)
@@ -244,7 +246,7 @@ def test_who_loses_a_worker_says_so_and_the_restarted_run_ends_bit_equal(tmp_pat
             assert workers[1 - victim].returncode == UNAVAILABLE
             assert re.search(rf"worker {victim} at {addresses[victim]} is gone( after update \d+)?; .* goes on", last)
         else:
-            assert [worker.returncode for worker in workers] == [TERMINATED, TERMINATED]
+            assert [each.returncode for each in workers] == [TERMINATED, TERMINATED]
             assert "which is saved" in last
     by_launch(words("recommendation", tmp_path, "lost", 30))
     assert losses(tmp_path, "lost") == losses(tmp_path, "whole")
@@ -263,17 +265,11 @@ def test_on_a_full_disk_all_workers_end_with_the_same_line(tmp_path):
     committed("recommendation", tmp_path)
     command = [sys.executable, "-c", FULL, *words("recommendation", tmp_path, "full", 9)]
     addresses = [f"127.0.0.1:{port}" for port in launch.ports(2)]
-    workers = [
-        subprocess.Popen(
-            [*command, "--train.strategy", "multi_worker"], cwd=ROOT, text=True,
-            env=launch.environment(addresses, i), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-        )
-        for i in range(2)
-    ]  # fmt: skip
-    said = [worker.communicate(timeout=120)[1].strip().splitlines()[-1] for worker in workers]
+    workers = [worker(command, addresses, i) for i in range(2)]
+    said = [each.communicate(timeout=120)[1].strip().splitlines()[-1] for each in workers]
     assert said[0] == said[1]
     assert "3 checkpoints in a row failed" in said[0]
-    assert [worker.returncode for worker in workers] == [CANNOT_WRITE, CANNOT_WRITE]
+    assert [each.returncode for each in workers] == [CANNOT_WRITE, CANNOT_WRITE]
 
 
 @pytest.mark.chaos

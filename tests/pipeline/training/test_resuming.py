@@ -36,6 +36,7 @@ def test_a_run_is_locked_while_it_trains(records, tmp_path, monkeypatch):
     run = loop.Loop.run
 
     def second(self, stopping):
+        monkeypatch.setattr(loop.Loop, "run", run)
         with pytest.raises(UserError, match="is being trained by process") as raised:
             loop.train(config, records)
         refused.append(raised.value.code)

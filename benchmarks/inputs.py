@@ -2,9 +2,11 @@
 
     python benchmarks/inputs.py
 
-Input alone is what the loop does for a mini-batch before the forward pass: the order of the rows, gathering, padding,
-augmentation. It is timed as a call of many batches that are only summed up; "host" is the part of it that Python does
-ahead, in a thread, while the call before is computed. A step is the whole of it, update included.
+Input is what the loop does for a mini-batch before the forward pass. A part of it (gathering, padding, augmentation) is
+in the compiled call, and timed as a call of many batches that are only summed up. The other part (the order of the
+rows, their numbers or, streamed, the rows themselves) Python makes ahead, in threads, while calls before are computed:
+what that costs is how much longer whole epochs take than the same calls on rows that are ready. Both, against those
+calls, are the share of the input.
 """
 
 import argparse
@@ -44,28 +46,70 @@ def added_up(value: tf.Tensor) -> tf.Tensor:
     return tf.reduce_sum(value)
 
 
-class Input:
-    """One call's batches, made on the host, gathered and augmented, and summed up instead of learnt from."""
+class Epochs:
+    """Whole epochs in the calls of the loop, the input of the next ones made while one is computed."""
 
-    def __init__(self, batches: inputs.Batches, spec, config):
-        self.batches, self.count = batches, batches.calls
+    def __init__(self, ours, batches: inputs.Batches):
+        self.steps, self.batches, self.step = ours.steps, batches, 0
 
-        @tf.function(jit_compile=config.train.jit, reduce_retracing=not config.train.jit)
+    def __call__(self):
+        end = self.step + self.batches.per_epoch
+        while self.step < end:
+            (count, *_) = self.batches.counts(self.step)
+            self.steps(self.batches.part(self.step, count), count == 1).loss.numpy()
+            self.step += count
+
+
+class Ready:
+    """An epoch in the same calls, of which the host has nothing left to make."""
+
+    def __init__(self, ours, batches: inputs.Batches):
+        self.steps, self.parts, step = ours.steps, [], 0
+        while step < batches.per_epoch:
+            (count, *_) = batches.counts(step)
+            self.parts.append((batches._make(step, count), count))
+            step += count
+
+    def __call__(self):
+        for part, count in self.parts:
+            self.steps(part, count == 1).loss.numpy()
+
+
+class Gathered:
+    """The batches of such an epoch, gathered and augmented, and summed up instead of learnt from."""
+
+    def __init__(self, ours, ready: Ready):
+        self.parts = ready.parts
+
+        @tf.function(jit_compile=ours.config.train.jit, reduce_retracing=not ours.config.train.jit)
         def summed(part: inputs.Part):
             total = 0.0
             for i in tf.range(part.count):
-                x, target = inputs.batch(part, i, spec, config)
+                x, target = inputs.batch(part, i, ours.spec, ours.config)
                 for value in (*x.values(), target):
                     total += added_up(tf.cast(value, tf.float32))
             return total
 
         self.summed = summed
 
-    def host(self):
-        return self.batches._make(0, self.count)
+    def __call__(self):
+        for part, _ in self.parts:
+            self.summed(part).numpy()
+
+
+class Host:
+    """What the host makes for an epoch: the order of its rows, and their numbers or the rows themselves."""
+
+    def __init__(self, ours, batches: inputs.Batches):
+        self.rows, self.train, self.batches = ours.rows, ours.config.train, batches
 
     def __call__(self):
-        self.summed(self.host()).numpy()
+        inputs.order(self.train.seed, 0, len(self.rows), self.train.batch_size, self.rows.lengths)
+        step = 0
+        while step < self.batches.per_epoch:
+            (count, *_) = self.batches.counts(step)
+            self.batches._make(step, count)
+            step += count
 
 
 def main() -> None:
@@ -81,20 +125,21 @@ def main() -> None:
     lines = []
     with tempfile.TemporaryDirectory() as folder:
         for name, ours in workloads.items():
-            count = ours.batches.calls
-            fed = {"in memory": ours.batches}
             rows = in_files(ours.rows, Path(folder))
-            fed["streamed"] = inputs.Batches(rows, ours.config, ours.batches.strategy)
-            alone = {place: Input(batches, ours.spec, ours.config) for place, batches in fed.items()}
-            peers: dict = {"steps": ours}
-            for place, one in alone.items():
-                peers |= {place: one, f"{place}, host": one.host}
-            spent = {peer: ms / count for peer, ms in turns(peers, rounds=5, seconds=0.5).items()}
+            fed = {"in memory": ours.batches, "streamed": inputs.Batches(rows, ours.config, ours.batches.strategy)}
+            peers: dict = {}
+            for place, batches in fed.items():
+                ready = Ready(ours, batches)
+                peers |= {(place, "epochs"): Epochs(ours, batches), (place, "ready"): ready}
+                peers |= {(place, "gathered"): Gathered(ours, ready), (place, "host"): Host(ours, batches)}
+            spent = {peer: ms / ours.batches.per_epoch for peer, ms in turns(peers, rounds=9, seconds=0.5).items()}
             for place in fed:
-                host, whole = spent[f"{place}, host"], spent[place]
-                lines.append([name, place, spent["steps"], whole, host, f"{whole / spent['steps']:.1%}"])
-    print("\nmilliseconds a mini-batch\n")
-    table(lines, ["", "rows", "step", "input alone", "of this on the host", "input / step"])
+                epochs, ready, gathered, host = (spent[place, each] for each in ("epochs", "ready", "gathered", "host"))
+                share = (gathered + epochs - ready) / ready
+                lines.append([name, place, ready, gathered, host, epochs, f"{share:.1%}"])
+    print("\nmilliseconds an update\n")
+    heads = ["", "rows", "rows ready", "of this gathering", "made ahead by the host", "whole epochs", "input / step"]
+    table(lines, heads)
 
 
 if __name__ == "__main__":

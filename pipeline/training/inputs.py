@@ -1,8 +1,8 @@
 """Mini-batches: which rows make up an update is a pure function of (seed, epoch); resuming is starting further on.
 
-A call of many updates takes one Part. It holds row numbers into all rows, which lie on the device ("memory"), or into
-those few rows that the call needs, which were gathered on the host while the call before was computed ("streamed").
-Both give the same batches.
+A call of many updates takes one Part. It holds all rows, which lie on the device, and the numbers of those to gather
+("memory"), or just the rows that the call needs, which were gathered on the host while the call before was computed
+("streamed"). Both give the same batches.
 """
 
 import functools
@@ -20,7 +20,7 @@ from pipeline.training.rows import Rows
 
 WINDOW = 64  # batches among which texts are sorted by length, so that a batch holds texts of similar length
 SHUFFLED, BLOCK = 2**20, 2**12  # rows that are shuffled at once, and neighbours that stay together until then
-AHEAD = 2  # calls whose rows are made while one is computed: the last of an epoch is short
+AHEAD = 3  # calls whose rows are made while one is computed: short ones are too short for that
 WIDTHS = 20  # how many widths texts are padded to where shapes must be static
 
 
@@ -69,14 +69,19 @@ class Ragged(NamedTuple):
     splits: Any  # [rows + 1]
 
 
+class Gathered(NamedTuple):
+    """The rows of one call, batch by batch."""
+
+    values: Any  # [calls, share, ...]
+
+
 class Part(NamedTuple):
     """The updates of one call, padded to the same number in every call so that a compiled call has one shape. Per
     replica: each has an equal, contiguous share of every batch."""
 
-    inputs: dict[str, Any]  # tensors [rows, ...] or Ragged: what `at` counts in
-    target: Any  # [rows]
-    at: Any  # [calls, share]: the places of each batch's rows
-    examples: Any  # [calls, share]: their numbers among all training rows
+    inputs: dict[str, Any]  # tensors [rows, ...] or Ragged of all rows, or Gathered
+    target: Any  # [rows], or Gathered
+    examples: Any  # [calls, share]: the numbers of each batch's rows among all training rows
     weights: Any  # [calls, share] float32: sum to 1 over all replicas
     widths: dict[str, Any]  # [calls]: the longest row of each whole batch, where rows differ in length
     first: Any  # where this replica's share begins in the batch
@@ -119,11 +124,12 @@ class Batches:
         """The `count` updates after the first `step` ones, all of one epoch."""
         made = self._next.pop((step, count), None)
         part = made.result() if made else self._make(step, count)
-        follows = []
+        long, follows = count > 1, []
         for _ in range(AHEAD):
             step, count = step + count, self.counts(step + count)[0]
             follows.append((step, count))
-        self._next = {f: self._next.get(f) or self._ahead.submit(self._make, *f) for f in follows}
+        if long or follows[0] not in self._next:  # else the interpreter is left to who makes this call
+            self._next = {f: self._next.get(f) or self._ahead.submit(self._make, *f) for f in follows}
         return part
 
     def close(self) -> None:
@@ -158,9 +164,8 @@ class Batches:
         def share(replica: int) -> dict[str, Any]:
             mine = slice(replica * self.share, (replica + 1) * self.share)
             examples = np.ascontiguousarray(numbers[:, mine])
-            held = {} if self._resident else self._window(examples.ravel(), widths)
-            at = np.arange(examples.size, dtype=np.int32).reshape(examples.shape) if held else examples
-            part = {"at": at, "examples": examples, "weights": weights[:, mine], "first": np.int64(mine.start)}
+            held = {} if self._resident else self._window(examples, widths)
+            part = {"examples": examples, "weights": weights[:, mine], "first": np.int64(mine.start)}
             return {**held, **part, "widths": {} if self.static else widths}
 
         numbers_of_call = {"epoch": step // self.per_epoch, "step": step, "count": count}
@@ -168,14 +173,18 @@ class Batches:
         return Part(**self._resident, **self._spread(share), **scalars)
 
     def _window(self, numbers: np.ndarray, widths: dict[str, np.ndarray]) -> dict[str, Any]:
-        """Those rows themselves; of different lengths, padded to the longest of the call."""
+        """Those rows themselves [calls, share, ...]; of different lengths, padded to the longest of the call."""
+
+        def gathered(values: np.ndarray) -> Gathered:
+            return Gathered(values.reshape(*numbers.shape, *values.shape[1:]))
+
         inputs = {}
         for name, column in self.rows.inputs.items():
             width = int(widths[name].max()) if name in widths else None
             if width and self.widths is not None:
                 width = int(self.widths[np.searchsorted(self.widths, width)])
-            inputs[name] = column.take(numbers, width)
-        return {"inputs": inputs, "target": self.rows.target[numbers]}
+            inputs[name] = gathered(column.take(numbers.ravel(), width))
+        return {"inputs": inputs, "target": Gathered(self.rows.target[numbers])}
 
     def _spread(self, make: Callable[[int], dict]) -> dict:
         """The arrays of make(replica) as tensors on each replica's device."""
@@ -217,20 +226,33 @@ def _padded(array: np.ndarray, calls: int) -> np.ndarray:
     return np.pad(array, [(0, calls - len(array)), (0, 0)])
 
 
+def gathered(part: Part) -> Part:
+    """The part with the rows of all its updates gathered at once. XLA should: inside the loop of the updates it hands
+    each small gather out of many rows to a thread, which costs more than the gather."""
+
+    def gather(column):
+        return column if isinstance(column, Gathered) else Gathered(tf.gather(column, part.examples))
+
+    inputs = {name: gather(column) for name, column in part.inputs.items()}
+    return part._replace(inputs=inputs, target=gather(part.target))
+
+
 def batch(part: Part, i, spec: ModelSpec, config: Config) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
     """(inputs, target) of the i-th update of a part, gathered and augmented; in a replica, inside a graph."""
-    at = part.at[i]
-    inputs = {}
-    for name, column in part.inputs.items():
-        width = part.widths[name][i] if name in part.widths else None
+
+    def taken(column, width=None) -> tf.Tensor:
+        if isinstance(column, Gathered):
+            return column.values[i] if width is None else column.values[i, :, :width]
         if isinstance(column, Ragged):
-            inputs[name] = _filled(column, at, width)
-        else:
-            inputs[name] = tf.gather(column, at)[:, :width] if name in part.widths else tf.gather(column, at)
+            return _filled(column, part.examples[i], width)
+        return tf.gather(column, part.examples[i])
+
+    widths = {name: each[i] for name, each in part.widths.items()}
+    inputs = {name: taken(column, widths.get(name)) for name, column in part.inputs.items()}
     if spec.augment is not None:
         draws = noise.rows(config.train.seed, part.epoch, part.examples[i], spec.draws)  # [share, draws]
         inputs = spec.augment(inputs, draws, config.model)
-    return inputs, tf.gather(part.target, at)
+    return inputs, taken(part.target)
 
 
 def _filled(column: Ragged, at, width) -> tf.Tensor:

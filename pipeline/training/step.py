@@ -10,7 +10,7 @@ from models import noise
 from models.spec import ModelSpec
 from pipeline.config import Config
 from pipeline.training import descent, determinism
-from pipeline.training.inputs import Part, batch
+from pipeline.training.inputs import Part, batch, gathered
 
 
 class Outcome(NamedTuple):
@@ -49,22 +49,40 @@ def compiled(
         norm, finite = descent.update(optimizer, gradients, model.trainable_variables, config, last, finite)
         return shares, norm, finite
 
-    @tf.function(jit_compile=config.train.jit, reduce_retracing=not config.train.jit)
-    def steps(part: Part, asked: bool | None) -> Outcome:
-        kind = "float64" if keras.config.floatx() == "float64" else "float32"
-        total, norm = tf.constant(0.0, kind), tf.constant(0.0, kind)
-        done, bad, shares = tf.constant(0), tf.constant(False), tf.zeros([config.train.batch_size], kind)
-        count = tf.cast(part.count, tf.int32)
-        for i in tf.range(count):
-            with determinism.sums_in_pairs():
-                outcome = strategy.run(update, args=(part, i, i == count - 1 if asked is None else asked))
-            shares, norm, finite = (strategy.experimental_local_results(value)[0] for value in outcome)  # all agree
-            total += tf.where(finite, tf.reduce_sum(shares), 0.0)
-            done, bad = i + 1, tf.logical_not(finite)
-            if bad:
-                break
-        finite_ones = tf.maximum(done - tf.cast(bad, tf.int32), 1)
-        return Outcome(total / tf.cast(finite_ones, kind), norm, done, bad, shares)
+    def traced(asked: bool | None) -> tf.types.experimental.PolymorphicFunction:
+        """The updates of a Part; the norm of the last one's gradient where it is asked for (None: in any call)."""
 
-    # Without XLA one trace serves both.
-    return lambda part, alone: steps(part, alone if config.train.jit else None)
+        @tf.function(jit_compile=config.train.jit, reduce_retracing=not config.train.jit)
+        def steps(part: Part) -> Outcome:
+            part = gathered(part) if config.train.jit and not asked else part
+            kind = "float64" if keras.config.floatx() == "float64" else "float32"
+            total, norm = tf.constant(0.0, kind), tf.constant(0.0, kind)
+            done, bad, shares = tf.constant(0), tf.constant(False), tf.zeros([config.train.batch_size], kind)
+            count = tf.cast(part.count, tf.int32)
+            for i in tf.range(count):
+                with determinism.sums_in_pairs():
+                    outcome = strategy.run(update, args=(part, i, i == count - 1 if asked is None else asked))
+                shares, norm, finite = (strategy.experimental_local_results(value)[0] for value in outcome)  # all agree
+                total += tf.where(finite, tf.reduce_sum(shares), 0.0)
+                done, bad = i + 1, tf.logical_not(finite)
+                if bad:
+                    break
+            finite_ones = tf.maximum(done - tf.cast(bad, tf.int32), 1)
+            return Outcome(total / tf.cast(finite_ones, kind), norm, done, bad, shares)
+
+        return steps
+
+    if not config.train.jit:
+        steps = traced(None)
+        return lambda part, alone: steps(part)
+
+    programs: dict[tuple, Callable[[Part], Outcome]] = {}
+
+    def call(part: Part, alone: bool) -> Outcome:
+        # A tf.function looks at all that it is given before each call, which takes as long as a dozen small updates.
+        kind = (alone, *(leaf.shape for leaf in tf.nest.flatten(part)))
+        if kind not in programs:
+            programs[kind] = traced(alone).get_concrete_function(part)
+        return programs[kind](part)
+
+    return call

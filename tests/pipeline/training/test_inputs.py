@@ -93,9 +93,9 @@ def test_a_part_of_several_updates_holds_the_batches_in_order_and_has_one_shape(
     batches = inputs.Batches(rows, tiny.with_train(config, steps_per_call=4), strategy_of("cpu"))
     order = inputs.order(0, 1, 96, 16).reshape(6, 16)
     first, rest = batches.part(6, 4), batches.part(10, 2)
-    np.testing.assert_array_equal(first.at, order[:4])
-    np.testing.assert_array_equal(rest.at[:2], order[4:])
-    assert first.at.shape == rest.at.shape == (4, 16)
+    np.testing.assert_array_equal(first.examples, order[:4])
+    np.testing.assert_array_equal(rest.examples[:2], order[4:])
+    assert first.examples.shape == rest.examples.shape == (4, 16)
     assert [int(first.count), int(rest.count), int(rest.step), int(rest.epoch)] == [4, 2, 10, 1]
     batches.close()
 
@@ -130,6 +130,17 @@ def test_streamed_batches_are_those_in_memory(prepared, task):
             np.testing.assert_array_equal(one, other)
 
 
+def test_rows_gathered_for_a_whole_call_are_those_gathered_update_by_update(image):
+    config, spec, rows = image
+    batches = inputs.Batches(rows, tiny.with_train(config, steps_per_call=4), strategy_of("cpu"))
+    part = batches.part(0, 4)
+    whole = inputs.gathered(part)
+    for i in range(4):
+        for one, other in zip(*(tf.nest.flatten(inputs.batch(p, i, spec, config)) for p in (part, whole)), strict=True):
+            np.testing.assert_array_equal(one, other)
+    batches.close()
+
+
 def test_augmentation_differs_between_epochs_and_is_the_same_for_a_row_in_any_batch_size(image):
     _, _, rows = image
     changed = dict.fromkeys(range(len(rows)), 0)
@@ -144,16 +155,23 @@ def test_augmentation_differs_between_epochs_and_is_the_same_for_a_row_in_any_ba
     assert sum(count > 0 for count in changed.values()) > 80
 
 
-def test_the_order_of_the_next_epoch_and_the_rows_of_two_calls_are_made_ahead(prepared, monkeypatch):
+def test_the_next_epochs_order_and_the_rows_of_three_calls_are_made_ahead_but_not_beside_short_calls(
+    prepared, monkeypatch
+):
     config, _, rows = prepared["image"]
     made, order = [], inputs.order
     monkeypatch.setattr(inputs, "order", lambda *arguments: made.append(arguments[1]) or order(*arguments))
     batches = inputs.Batches(rows, tiny.with_train(config, steps_per_call=4), strategy_of("cpu"))
     batches.part(0, 4)
     batches._ahead.submit(lambda: None).result()  # all before it is done
-    assert made == [0, 1]
-    assert [*batches._next] == [(4, 1), (5, 1)]
+    assert made == [0, 1, 2]
+    assert [*batches._next] == [(4, 1), (5, 1), (6, 4)]
     assert all(future.done() for future in batches._next.values())
+    batches.part(4, 1)
+    batches.part(5, 1)
+    assert [*batches._next] == [(6, 4)]
+    batches.part(6, 4)
+    assert [*batches._next] == [(10, 1), (11, 1), (12, 4)]
     batches.close()
 
 
@@ -184,8 +202,8 @@ def test_where_shapes_must_be_static_texts_are_padded_to_one_of_a_few_widths_and
     widths, values, padded = set(), 0, 0
     for at in range(batches.per_epoch - 1):
         assert batches.counts(at) == [1]
-        made = batches.part(at, 1).inputs["tokens"].numpy()
-        widths.add(made.shape[1])
+        made = batches.part(at, 1).inputs["tokens"].values.numpy()
+        widths.add(made.shape[-1])
         values, padded = values + made.sum(), padded + made.size
     batches.close()
     assert 10 < len(widths) <= inputs.WIDTHS

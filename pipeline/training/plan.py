@@ -1,9 +1,10 @@
 """The execution plan: which way of running the same descent is the fastest on this machine, measured before update 1.
 
 A candidate is (XLA or not, precision, inputs in memory or streamed) with as many updates a call as fit into
-CALL_SECONDS. Each is tried on a model of its own, from the run's own first batches; it is kept only if its losses agree
-with those of the plain one. The choice is written into the run before its first update and is never measured again for
-it: a resumed run goes on as it began. Measured plans are kept in the cache, by everything that they depend on.
+CALL_SECONDS and MOST_BYTES. Each is tried on a model of its own, from the run's own first batches; it is kept only if
+its losses agree with those of the plain one. The choice is written into the run before its first update and is never
+measured again for it: a resumed run goes on as it began. Measured plans are kept in the cache, by everything that they
+depend on.
 """
 
 import dataclasses
@@ -34,6 +35,7 @@ COMPARED = 8  # updates whose mean loss must agree with that of the plain candid
 WAYS = ("jit", "precision", "inputs", "steps_per_call")
 TOLERANCE = {"float32": 1e-3, "mixed_bfloat16": 5e-2, "mixed_float16": 5e-2}
 MOST = 2000  # updates a call, at the most
+MOST_BYTES = 64 * 2**20  # and their rows, of which several calls' are held at once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,7 +169,8 @@ def _try(candidate: Trial, config: Config, rows, spec: ModelSpec, analysis: Anal
         loss, pace = _timed(step.compiled(model, optimizer, spec, config, strategy), batches)
         batches.close()
         compared = loss if compared is None else compared
-        fitting = max(1, min(int(CALL_SECONDS / pace), MOST, per_epoch))
+        held = MOST_BYTES // (rows.row_bytes * config.train.batch_size)
+        fitting = max(1, min(int(CALL_SECONDS / pace), MOST, per_epoch, held))
         # Of a short call most is spent around the updates: then as many as fit are timed as well.
         if calls * pace > CALL_SECONDS / 10 or calls >= fitting:
             return dataclasses.replace(candidate, steps_per_call=fitting, milliseconds=pace * 1e3, loss=compared)

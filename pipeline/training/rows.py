@@ -60,6 +60,11 @@ class Rows:
         return len(self.target)
 
     @property
+    def row_bytes(self) -> int:
+        """What the inputs of a row take, on average."""
+        return sum(column.values.nbytes for column in self.inputs.values()) // len(self) + 1
+
+    @property
     def lengths(self) -> np.ndarray | None:
         """The lengths of the rows [rows] where they vary, else None."""
         ragged = next((c.starts for c in self.inputs.values() if c.starts is not None), None)

@@ -110,10 +110,13 @@ def test_a_plan_times_calls_that_follow_each_other_as_the_loop_makes_them():
     assert made[:5] == [(0, 3), (4, 3), (7, 3), (11, 3), (14, 3)]
 
 
-def test_one_call_lasts_half_a_second_at_the_most(records, tmp_path):
+def test_one_call_lasts_half_a_second_and_has_so_many_bytes_of_rows_at_the_most(records, tmp_path, monkeypatch):
     config = tiny.config("recommendation", tmp_path, plan="measured")
     spec, analysis, strategy = spec_of(config.task), load(records, config.task), strategy_of("cpu")
     rows = prepare(records, config, spec, analysis, tmp_path / "unused")
     for trial in plan.measure(config, rows, spec, analysis, strategy):
         assert trial.steps_per_call == 1 or trial.steps_per_call * trial.milliseconds <= 500
+    monkeypatch.setattr(plan, "MOST_BYTES", 3 * rows.row_bytes * config.train.batch_size)
+    for trial in plan.measure(config, rows, spec, analysis, strategy):
+        assert trial.steps_per_call == 3
     assert runs.newest_run(config.runs_root) is None

@@ -29,7 +29,7 @@ from models import recommendation
 from models.analysis import RatingsAnalysis
 from models.options import Recommendation
 from pipeline.config import Config, Optimizer, Train
-from pipeline.training import determinism, inputs, step
+from pipeline.training import compiler, determinism, inputs, step
 from pipeline.training.rows import Column, Rows
 from pipeline.training.strategy import strategy_of
 
@@ -66,6 +66,7 @@ class Ours:
 
     def __init__(self, data: Ratings, optimizer, model: Recommendation | None = None, calls: int | None = None):
         determinism.enable()  # as the loop does
+        compiler.prepare()
         names = tuple(map(str, range(max(USERS, ITEMS))))
         self.analysis = RatingsAnalysis(
             users=names[:USERS],

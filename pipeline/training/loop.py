@@ -28,7 +28,7 @@ from pipeline import checkpoints, manifest, records, runs
 from pipeline.config import Config, difference
 from pipeline.errors import TERMINATED, USAGE, Corrupt, UserError
 from pipeline.release.evaluate import evaluate
-from pipeline.training import cluster, descent, determinism, failure, inputs, plan, step
+from pipeline.training import cluster, compiler, descent, determinism, failure, inputs, plan, step
 from pipeline.training.journal import Journal
 from pipeline.training.monitors import Monitor
 from pipeline.training.progress import Progress
@@ -58,6 +58,8 @@ def train(config: Config, records_dir: Path, preset: str = "") -> Path:
     manifest.verify(records_dir)
     if config.train.deterministic:
         determinism.enable()
+    if config.train.strategy == "cpu":
+        compiler.prepare()
     strategy = strategy_of(config.train.strategy)  # before anything else of TensorFlow: clusters are set up only once
     with ExitStack() as held:
 

@@ -5,9 +5,10 @@
 One epoch of 80,000 ratings (943 users, 1,682 items, 32 factors and biases, batch 128), input and updates, by the rule
 of Surprise's SVD: SGD on (r - mean - b_u - b_i - <p_u, q_i>)^2 + l2 * (squares of the rows looked up); then the same
 with Adam (LazyAdam here, Adam in Keras, SparseAdam in torch). Peers: Keras fit on arrays as its users run it, without
-tf.data's autotuning (untuned.py says why), with jit_compile and steps_per_execution; torch; Surprise (pip install torch
-scikit-surprise; rows of peers that are not installed say so). Each is a process of its own. With the folder of
-MovieLens 100K's folds it also fits u1..u5 and prints RMSE and fitting time.
+tf.data's autotuning (untuned.py says why), with jit_compile and steps_per_execution, and with what we tell XLA
+(pipeline/training/compiler.py), too; torch; Surprise (pip install torch scikit-surprise; rows of peers that are not
+installed say so). Each is a process of its own. With the folder of MovieLens 100K's folds it also fits u1..u5 and
+prints RMSE and fitting time.
 """
 
 import argparse
@@ -107,7 +108,9 @@ class Ours:
 class KerasFit:
     """keras.layers.Embedding for each table, L2 of what they look up, fit."""
 
-    def __init__(self, data: Ratings, optimizer, tuned: bool = False, **compile_options):
+    def __init__(self, data: Ratings, optimizer, tuned: bool = False, told: bool = False, **compile_options):
+        if told:
+            compiler.prepare()
         layers = keras.layers
         user, item = keras.Input([], dtype="int32"), keras.Input([], dtype="int32")
 
@@ -188,6 +191,7 @@ def compare(rule: str, data: Ratings) -> None:
         "jit": {"jit_compile": True},
         "32 steps": {"steps_per_execution": 32, "jit_compile": False},
         "32 steps, jit": {"steps_per_execution": 32, "jit_compile": True},
+        "32 steps, jit, our XLA_FLAGS": {"steps_per_execution": 32, "jit_compile": True, "told": True},
     }
     peers: dict = {"ours": partial(ours, data, rule)}
     peers |= {f"keras fit, {name}": partial(keras_fit, data, rule, **chosen) for name, chosen in ways.items()}

@@ -242,7 +242,8 @@ def batch(part: Part, i, spec: ModelSpec, config: Config) -> tuple[dict[str, tf.
 
     def taken(column, width=None) -> tf.Tensor:
         if isinstance(column, Gathered):
-            return column.values[i] if width is None else column.values[i, :, :width]
+            rows = column.values[i]
+            return rows if width is None else rows[:, :width]
         if isinstance(column, Ragged):
             return _filled(column, part.examples[i], width)
         return tf.gather(column, part.examples[i])

@@ -112,7 +112,7 @@ def _known(config: Config, rows: Rows, spec: ModelSpec, analysis: Analysis, stra
             "on_disk": rows.on_disk,
             "strategy": [config.train.strategy, strategy.num_replicas_in_sync],
             "machine": [_processor(), os.cpu_count(), [d.name for d in tf.config.list_logical_devices()]],
-            "versions": [tf.__version__, keras.__version__],
+            "versions": [tf.__version__, keras.__version__, os.environ.get("XLA_FLAGS")],
             "code": manifest.code_fingerprint(*runs.CODE),
         }
     )

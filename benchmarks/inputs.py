@@ -12,6 +12,7 @@ calls, are the share of the input.
 import argparse
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -46,29 +47,33 @@ def added_up(value: tf.Tensor) -> tf.Tensor:
     return tf.reduce_sum(value)
 
 
+def calls(batches: inputs.Batches) -> Iterator[tuple[int, int]]:
+    """(updates before it, updates) of each call that the loop makes in an epoch."""
+    step = 0
+    while step < batches.per_epoch:
+        (count, *_) = batches.counts(step)
+        yield step, count
+        step += count
+
+
 class Epochs:
     """Whole epochs in the calls of the loop, the input of the next ones made while one is computed."""
 
     def __init__(self, ours, batches: inputs.Batches):
-        self.steps, self.batches, self.step = ours.steps, batches, 0
+        self.steps, self.batches, self.done = ours.steps, batches, 0
 
     def __call__(self):
-        end = self.step + self.batches.per_epoch
-        while self.step < end:
-            (count, *_) = self.batches.counts(self.step)
-            self.steps(self.batches.part(self.step, count), count == 1).loss.numpy()
-            self.step += count
+        for step, count in calls(self.batches):
+            self.steps(self.batches.part(self.done + step, count), count == 1).loss.numpy()
+        self.done += self.batches.per_epoch
 
 
 class Ready:
     """An epoch in the same calls, of which the host has nothing left to make."""
 
     def __init__(self, ours, batches: inputs.Batches):
-        self.steps, self.parts, step = ours.steps, [], 0
-        while step < batches.per_epoch:
-            (count, *_) = batches.counts(step)
-            self.parts.append((batches._make(step, count), count))
-            step += count
+        self.steps = ours.steps
+        self.parts = [(batches._make(step, count), count) for step, count in calls(batches)]
 
     def __call__(self):
         for part, count in self.parts:
@@ -106,11 +111,8 @@ class Host:
 
     def __call__(self):
         inputs.order(self.train.seed, 0, len(self.rows), self.train.batch_size, self.rows.lengths)
-        step = 0
-        while step < self.batches.per_epoch:
-            (count, *_) = self.batches.counts(step)
+        for step, count in calls(self.batches):
             self.batches._make(step, count)
-            step += count
 
 
 def main() -> None:

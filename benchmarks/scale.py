@@ -18,7 +18,7 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import ratings
-from inputs import in_files
+from inputs import Epochs, in_files
 from timing import table
 
 import custom_optimizers
@@ -43,20 +43,13 @@ class Training:
         self.ours.batches.close()
         kept = in_files(drawn, folder) if folder else drawn
         self.ours.batches = Batches(kept, self.ours.config, self.ours.batches.strategy)
-        self.rows, self.step = rows, 0
+        self.rows, self.epoch = rows, Epochs(self.ours, self.ours.batches)
         del drawn, kept
         self.epoch()  # compiles
         start = time.perf_counter()
         self.epoch()
         self.epochs = max(1, round(SHORTEST / (time.perf_counter() - start)))
         self.grown = own_memory() - before
-
-    def epoch(self) -> None:
-        end = self.step + self.ours.batches.per_epoch
-        while self.step < end:
-            (count, *_) = self.ours.batches.counts(self.step)
-            self.ours.steps(self.ours.batches.part(self.step, count), count == 1)
-            self.step += count
 
     def pace(self) -> float:
         """Examples a second."""

@@ -2,8 +2,7 @@
 
 LLVM unrolls a loop over a row of some 60 numbers or fewer before it looks for loops to vectorise, and XLA leaves out
 the pass that finds vectors in straight code: copies and sums of such rows are made number by number. Kept as loops,
-they are vectorised: an update of a matrix factorisation takes half the time. Vectors are of 512 bits where the CPU has
-them; XLA's own choice is 256.
+they are vectorised. Vectors are of 512 bits where the CPU has them; XLA's own choice is 256.
 """
 
 import os

@@ -9,7 +9,7 @@ import contextlib
 import logging
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -78,11 +78,13 @@ def write(root: Path, step: int, arrays: dict[str, np.ndarray], facts: dict[str,
     return destination
 
 
-def restore(root: Path, model: keras.Model, optimizer: keras.optimizers.Optimizer | None) -> dict[str, Any] | None:
+def restore(
+    root: Path, model: keras.Model, optimizer: keras.optimizers.Optimizer | None, damaged: set[str] | None = None
+) -> dict[str, Any] | None:
     """Restores the newest checkpoint that is whole and returns its facts; None if there never was one.
 
-    A damaged checkpoint is passed over with a warning. When all are damaged it raises Corrupt: starting from scratch
-    unasked would throw the run away.
+    A damaged checkpoint is passed over with a warning, and its name added to `damaged`. When all are damaged it raises
+    Corrupt: starting from scratch unasked would throw the run away.
     """
     errors = []
     for path in reversed(listed(root)):
@@ -91,6 +93,8 @@ def restore(root: Path, model: keras.Model, optimizer: keras.optimizers.Optimize
         except UserError as error:
             log.warning("checkpoint %s passed over: %s", path.name, error)
             errors.append(error)
+            if damaged is not None:
+                damaged.add(path.name)
     if errors:
         raise Corrupt(
             f"{root}: none of the {len(errors)} checkpoints is whole; restore one from a copy, or pass --fresh. The "
@@ -151,11 +155,11 @@ def listed(root: Path) -> list[Path]:
     return sorted((p for p in Path(root).glob("[0-9]*") if p.name.isdigit() and p.is_dir()), key=lambda p: int(p.name))
 
 
-def prune(root: Path, step: int, keep: int, best: str | None) -> None:
-    """Removes all but the `keep` newest checkpoints up to the one of update `step`, the one named `best`, and those
-    that the newest call the best: a run may have to go on from any of them. Later ones were damaged when the run went
-    on from before them; the log is not theirs any more."""
-    until = [path for path in listed(root) if int(path.name) <= step]
+def prune(root: Path, step: int, keep: int, best: str | None, damaged: Collection[str] = ()) -> None:
+    """Removes all but the `keep` newest checkpoints up to the one of update `step`, `damaged` ones aside, the one named
+    `best`, and those that the newest call the best: a run may have to go on from any of them. Later ones were damaged
+    when the run went on from before them; the log is not theirs any more."""
+    until = [path for path in listed(root) if int(path.name) <= step and path.name not in damaged]
     newest, kept = until[-keep:], {best}
     for path in newest:
         with contextlib.suppress(UserError):
@@ -176,10 +180,14 @@ class Writer:
     the run's lock: what killed ones left under `root` is removed then.
 
     `before` is called in that thread before each commit: what must be on the disk by then, or fail as the commit does.
+    `damaged` are the names of checkpoints that are not whole until they are written anew.
     """
 
-    def __init__(self, root: Path, keep: int, before: Callable[[], None] = lambda: None):
+    def __init__(
+        self, root: Path, keep: int, before: Callable[[], None] = lambda: None, damaged: set[str] | None = None
+    ):
         self.root, self.keep, self.before = Path(root), keep, before
+        self.damaged = set() if damaged is None else damaged
         self.stalled = 0.0
         """Seconds that `submit` waited for the checkpoint before."""
         self._thread = ThreadPoolExecutor(1, "checkpoints")
@@ -235,8 +243,9 @@ class Writer:
             for submitted in self._failed:  # which of them is the best is known only later; then it must be there
                 if best == f"{submitted[0]:09d}":
                     write(self.root, *submitted)
-            manifest.verify(write(self.root, *new))
-            prune(self.root, new[0], self.keep, best)
+            manifest.verify(made := write(self.root, *new))
+            self.damaged.discard(made.name)
+            prune(self.root, new[0], self.keep, best, self.damaged)
         except Exception as error:
             if storage_failure(error) is None and not isinstance(error, UserError):
                 raise

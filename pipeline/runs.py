@@ -58,10 +58,9 @@ def open_run(config: Config, description: dict[str, Any]) -> Path:
     newest = newest_run(root)
     if newest is not None and not config.run.fresh:
         old = read(newest / "config.json")
-        changes = difference(_binding(old), _binding(description))
-        if changes:
+        if different := changes(old, description):
             raise UserError(
-                f"{newest} was made with other settings ({'; '.join(changes)}): pass --fresh to start a new "
+                f"{newest} was made with other settings ({'; '.join(different)}): pass --fresh to start a new "
                 "run beside it, or another --run.name.",
                 CHANGED,
             )
@@ -86,9 +85,11 @@ def same_settings(config: Config, run_dir: Path) -> None:
     """Raises UserError(CHANGED) when `config` is not the one that the run was trained with: what is exported, evaluated
     and pushed must be what was trained."""
     old = read(run_dir / "config.json")
-    changes = difference(_settings(old["config"]), _settings(redacted(to_json(config))))
-    if changes:
-        raise UserError(f"{run_dir} was made with other settings ({'; '.join(changes)}): repeat its options.", CHANGED)
+    different = difference(_settings(old["config"]), _settings(redacted(to_json(config))))
+    if different:
+        raise UserError(
+            f"{run_dir} was made with other settings ({'; '.join(different)}): repeat its options.", CHANGED
+        )
 
 
 def newest_run(root: Path) -> Path | None:
@@ -103,6 +104,13 @@ def existing_run(config: Config) -> Path:
             f"{config.runs_root} holds no run yet: run `minibatch train` with the same options first.", MISSING
         )
     return newest
+
+
+def exported(run_dir: Path) -> Path:
+    """The run's export. Raises UserError(MISSING) when there is none."""
+    if not manifest.is_committed(run_dir / "export"):
+        raise UserError(f"{run_dir} has no export yet: run `minibatch export` with the same options first.", MISSING)
+    return run_dir / "export"
 
 
 def result(run_dir: Path) -> dict[str, Any] | None:
@@ -140,6 +148,11 @@ def locked(run_dir: Path) -> Iterator[None]:
 
 def _numbered(root: Path) -> list[Path]:
     return list(Path(root).glob("[0-9][0-9][0-9][0-9]"))
+
+
+def changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """What differs between two runs, as `describe` describes them, of all that their weights depend on."""
+    return difference(_binding(old), _binding(new))
 
 
 def _binding(description: dict[str, Any]) -> dict[str, Any]:

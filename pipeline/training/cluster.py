@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from pipeline.errors import CANNOT_WRITE, DATA, UNAVAILABLE, USAGE, UserError, storage_failure
+from pipeline.errors import CANNOT_WRITE, UNAVAILABLE, USAGE, UserError, storage_failure
 
 LIMIT = 64 * 1024  # bytes of text that the processes can agree on at once
 
@@ -71,7 +71,7 @@ def join(addresses: dict[str, str], me: str, seconds: float) -> None:
     said = False
     try:
         listener = socket.create_server((host if loopback else "", int(port)), backlog=len(addresses) + 8)
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, UnicodeError) as error:
         raise UserError(
             f"{_named(me, addresses)}: cannot listen there ({error}); free the port.", UNAVAILABLE
         ) from None
@@ -117,8 +117,8 @@ def agreed(strategy: tf.distribute.Strategy, decide: Callable[[], str]) -> str:
         except Exception as raised:
             error = raised
             line = " ".join(str(raised).splitlines()) or type(raised).__name__
-            code = CANNOT_WRITE if storage_failure(raised) else DATA
-            said = {"error": line[: LIMIT // 8], "code": getattr(raised, "code", code)}
+            code = CANNOT_WRITE if storage_failure(raised) else UNAVAILABLE  # what nobody foresaw may pass
+            said = {"error": line[: LIMIT // 8], "code": raised.code if isinstance(raised, UserError) else code}
     heard = json.loads(_spread(strategy, json.dumps(said).encode()))
     if error is not None:
         raise error
@@ -174,7 +174,7 @@ def _addresses(strategy: tf.distribute.Strategy) -> dict[str, str]:
 
 def _answers(address: str) -> bool:
     host, port = address.split(":")
-    with suppress(OSError), socket.create_connection((host, int(port)), timeout=1):
+    with suppress(OSError, UnicodeError), socket.create_connection((host, int(port)), timeout=1):
         return True
     return False
 

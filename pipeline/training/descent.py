@@ -84,7 +84,8 @@ def update(
 
     Returns the global norm sqrt(sum |g|^2) of the gradient of the whole batch before clipping, or 0 where it is not
     asked for, and whether that gradient is finite, too, where the loss is (`finite`). Under the policy to skip, the
-    update is made only then. A scaled gradient may overflow: loss scaling leaves that update out by itself.
+    update is made only then. A scaled gradient may overflow: loss scaling leaves that update out by itself,
+    and only once the scale is below 1 does it count as not finite.
     """
     scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
     total = custom_optimizers.sum_over_replicas(gradients)
@@ -96,8 +97,8 @@ def update(
     def apply(gradients: list, total: list) -> None:
         _apply(optimizer, gradients, total, variables, config.optimizer, scale)
 
-    if not scaled:
-        finite &= all_finite(total, config.train.jit)
+    whole = all_finite(total, config.train.jit)
+    finite &= (whole | (scale >= 1)) if scaled else whole
     if config.train.non_finite == "skip":
         _where(finite, apply, gradients, total)
     else:
@@ -131,7 +132,7 @@ def _apply(optimizer, gradients: list, total: list, variables: list, options: Op
         return
     # Keras sums over the replicas inside apply; each hands in the same gradient, so each hands in its share.
     replicas = tf.distribute.get_strategy().num_replicas_in_sync
-    clipped, _ = clip([tf.convert_to_tensor(g) / scale for g in total], options)
+    clipped = clip([tf.convert_to_tensor(g) / scale for g in total], options)
     optimizer.apply([g * scale / replicas for g in clipped], variables)
 
 
@@ -150,14 +151,13 @@ def _where(condition: tf.Tensor, apply, gradients: list, total: list) -> None:
     interim.maybe_merge_call(merged, tf.distribute.get_strategy(), condition, gradients, total)
 
 
-def clip(gradients: list[tf.Tensor], options: Optimizer) -> tuple[list[tf.Tensor], tf.Tensor]:
-    """Clipped gradients, and the global norm sqrt(sum |g|^2) they had before."""
-    norm = tf.linalg.global_norm(gradients)
+def clip(gradients: list[tf.Tensor], options: Optimizer) -> list[tf.Tensor]:
+    """Each entry (value), each gradient (norm) or all together (global_norm: sqrt(sum |g|^2)) cut to `clip_at`."""
     if options.clip == "value":
-        finite = tf.math.is_finite(norm)  # what overflowed must stay visible to loss scaling
+        finite = tf.math.is_finite(tf.linalg.global_norm(gradients))  # loss scaling must still see what overflowed
         gradients = [tf.where(finite, tf.clip_by_value(g, -options.clip_at, options.clip_at), g) for g in gradients]
     elif options.clip == "norm":
         gradients = [tf.clip_by_norm(g, options.clip_at) for g in gradients]
     elif options.clip == "global_norm":
-        gradients, _ = tf.clip_by_global_norm(gradients, options.clip_at, norm)
-    return gradients, norm
+        gradients, _ = tf.clip_by_global_norm(gradients, options.clip_at)
+    return gradients

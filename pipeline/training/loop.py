@@ -66,8 +66,9 @@ def train(config: Config, records_dir: Path, preset: str = "") -> Path:
         def opened() -> str:
             run_dir = runs.open_run(config, runs.describe(config, preset, records_dir))
             held.enter_context(runs.locked(run_dir))
-            manifest.sweep(run_dir, alone=True)
-            return json.dumps([str(run_dir), runs.result(run_dir) is not None])
+            finished = runs.result(run_dir) is not None
+            manifest.sweep(run_dir, alone=not finished)  # of a finished run another command may be writing the export
+            return json.dumps([str(run_dir), finished])
 
         run_dir, finished = json.loads(cluster.agreed(strategy, opened))
         if not finished:
@@ -101,7 +102,7 @@ class Loop:
         self.batches = inputs.Batches(rows, config, strategy)
         self.per_epoch = self.batches.per_epoch
         self.total = self.options.epochs * self.per_epoch
-        with strategy.scope():
+        with cluster.watched(strategy), strategy.scope():  # each variable goes from the chief to all
             self.model = spec.build(config.model, analysis)
             self.optimizer = descent.optimizer_of(
                 config.optimizer, self.per_epoch, self.options.epochs, self.options.precision
@@ -116,6 +117,7 @@ class Loop:
         self.steps = step.compiled(self.model, self.optimizer, spec, config, strategy)
 
         # 3. Where the run was left.
+        self.damaged: set[str] = set()  # checkpoints that were passed over
         self.standing = self._restored() or Standing()
         self.started = time.perf_counter() - self.standing.seconds
         self.saved_at = time.perf_counter()
@@ -127,7 +129,7 @@ class Loop:
             if self.chief:
                 self.journal = self._journal()
                 held.callback(lambda: self.journal.close())  # whichever it is then
-                writer = checkpoints.Writer(self.root, self.options.keep, lambda: self.journal.sync())
+                writer = checkpoints.Writer(self.root, self.options.keep, lambda: self.journal.sync(), self.damaged)
                 self.writer = held.enter_context(writer)
                 self.progress = held.enter_context(Progress(self.total, self.options.batch_size, self.standing.step))
             held.callback(self.batches.close)
@@ -175,10 +177,8 @@ class Loop:
                 losses += [float(outcome.loss)] * (made - bad)
                 self.standing.step += made
             self._log(losses, outcome, monitored, (end - start) / (time.perf_counter() - before))
-        if (
-            self.standing.step % self.per_epoch == 0
-            or time.perf_counter() - self.saved_at > self.options.checkpoint_seconds
-        ):
+        due = self.chief and time.perf_counter() - self.saved_at > self.options.checkpoint_seconds  # clocks differ
+        if self.standing.step % self.per_epoch == 0 or cluster.anyone(self.strategy, due):
             self._save()
 
     def _call(self, count: int) -> step.Outcome:
@@ -254,7 +254,12 @@ class Loop:
 
     def _restored(self) -> Standing | None:
         def newest() -> str:
-            facts = checkpoints.restore(self.root, self.model, self.optimizer)
+            facts = checkpoints.restore(self.root, self.model, self.optimizer, self.damaged)
+            if facts and (changes := runs.changes(facts["run"], self.described)):
+                raise Corrupt(
+                    f"{self.root}: checkpoint {facts['step']:09d} is of another run ({'; '.join(changes)}): remove it, "
+                    "or pass --fresh."
+                )
             return json.dumps(facts and [facts["step"], facts["standing"], facts["plan"]])
 
         found = json.loads(cluster.agreed(self.strategy, newest))

@@ -20,6 +20,7 @@ import tensorflow as tf
 
 from models.spec import ModelSpec
 from pipeline.config import Config
+from pipeline.training import determinism
 
 EXAMPLES = 32  # rows of the batch that are looked at: gradients are compared by orders of magnitude
 RECTIFIED = ("relu", "relu6")  # activations that are exactly 0 on one side, and pass no gradient there
@@ -61,10 +62,11 @@ class Monitor:
     def _differentiate(self, inputs: dict[str, Any], target: tf.Tensor) -> tuple[list, dict[str, list]]:
         """The gradient of the scaled mean loss by each weight, and which units are active, by layer."""
         active: dict[str, list] = {}
-        with tf.GradientTape() as tape, _recording(self._model, active):
-            outputs = self._model(inputs, training=False)
-            loss = tf.reduce_mean(self._spec.loss(target, outputs, self._options)) * _SCALE
-        return tape.gradient(loss, self._weights), active
+        with determinism.sums_in_pairs():
+            with tf.GradientTape() as tape, _recording(self._model, active):
+                outputs = self._model(inputs, training=False)
+                loss = tf.reduce_mean(self._spec.loss(target, outputs, self._options)) * _SCALE
+            return tape.gradient(loss, self._weights), active
 
     def _gradients(self, gradients: list) -> dict[str, float]:
         layers: dict[str, tuple[float, float, int]] = {}

@@ -86,12 +86,12 @@ def _given(config: Config, rows: Rows) -> Trial:
     return Trial(train.jit, train.precision, "streamed" if rows.on_disk else train.inputs, train.steps_per_call)
 
 
-def candidates(train: Train, rows: Rows, replicas: int) -> list[Trial]:
-    """What may be tried first: XLA where shapes are fixed and one replica runs, bfloat16 where it is allowed."""
+def candidates(train: Train, rows: Rows) -> list[Trial]:
+    """What may be tried first: XLA where shapes are fixed and one device runs, bfloat16 where it is allowed."""
     precisions = [train.precision]
     if train.allow_bfloat16 and train.precision == "float32":
         precisions.append("mixed_bfloat16")
-    fixed = rows.lengths is None and replicas == 1
+    fixed = rows.lengths is None and train.strategy in ("cpu", "gpu")  # as config.check has it of --train.jit
     place = "streamed" if rows.on_disk else "memory"
     return [Trial(jit, precision, place) for precision in precisions for jit in ((False, True) if fixed else (False,))]
 
@@ -144,7 +144,7 @@ def measure(config: Config, rows: Rows, spec: ModelSpec, analysis: Analysis, str
         trials.append(trial if trials else dataclasses.replace(trial, note="plain"))
         log.info("plan: %s", _words(trials[-1]))
 
-    for candidate in candidates(config.train, rows, strategy.num_replicas_in_sync):
+    for candidate in candidates(config.train, rows):
         add(candidate)
     if not rows.on_disk:  # where the inputs lie concerns every candidate alike: it is asked of the best one
         best = choose(trials)

@@ -64,7 +64,10 @@ class Stopping:
         while True:
             left = None if deadline is None else 1000 * max(0.0, deadline - time.monotonic())
             if not poll.poll(left):
-                self._die(f"its work was not done within {GRACE} s (with fewer --train.steps-per-call it is)")
+                self._die(
+                    f"its work was not done within {GRACE} s (in a fresh run with --train.plan given, fewer "
+                    "--train.steps-per-call help)"
+                )
             received = os.read(self._signals, 1)
             if not received:
                 return

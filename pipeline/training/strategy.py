@@ -1,6 +1,7 @@
 """The tf.distribute strategy behind `--train.strategy`."""
 
 import faulthandler
+import logging
 import os
 import signal
 import threading
@@ -9,6 +10,8 @@ import tensorflow as tf
 
 from pipeline.errors import USAGE, UserError
 from pipeline.training import cluster
+
+log = logging.getLogger(__name__)
 
 JOIN_SECONDS = 600.0
 """How long the processes of a cluster wait for each other at the start: machines may still be on their way."""
@@ -38,6 +41,8 @@ def strategy_of(name: str) -> tf.distribute.Strategy:
             )
         return tf.distribute.OneDeviceStrategy("/gpu:0")
     devices = [device.name for device in gpus or tf.config.list_logical_devices("CPU")]
+    if not gpus:
+        log.warning("--train.strategy mirrored: TensorFlow sees no GPU here; it uses %d CPU device(s).", len(devices))
     # Collectives between CPU devices are keyed by the process: a second strategy in it would meet the first one's.
     return tf.distribute.MirroredStrategy(devices, None if gpus else tf.distribute.ReductionToOneDevice())
 

@@ -224,6 +224,23 @@ def test_two_workers_descend_as_one_process_does(task, tmp_path):
     np.testing.assert_allclose([loss for _, loss in two], [loss for _, loss in one], rtol=1e-6)
 
 
+@pytest.mark.slow
+def test_workers_whose_clocks_disagree_still_make_each_checkpoint_together(tmp_path):
+    committed("recommendation", tmp_path)
+    command = [sys.executable, "-m", "pipeline", *words("recommendation", tmp_path, "two", 2), "--train.keep", "99"]
+    addresses = [f"127.0.0.1:{port}" for port in launch.ports(2)]
+    due = [["--train.checkpoint-seconds", seconds] for seconds in ("1e-6", "300")]  # at each line, and never
+    workers = [worker([*command, *due[i]], addresses, i) for i in range(2)]
+    try:
+        said = [each.communicate(timeout=100)[1] for each in workers]
+    finally:
+        for each in workers:
+            each.kill()
+    assert [each.returncode for each in workers] == [0, 0], said
+    folder = tmp_path / "runs" / "two" / "0001" / "checkpoints"
+    assert sorted(int(path.name) for path in folder.glob("[0-9]*")) == [2, 4, 6, 8, 10, 12]
+
+
 @pytest.mark.chaos
 @pytest.mark.timeout(900)  # five starts of two processes
 def test_who_loses_a_worker_says_so_and_the_restarted_run_ends_bit_equal(tmp_path):

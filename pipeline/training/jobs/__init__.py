@@ -3,9 +3,9 @@
 import argparse
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any
 
-from pipeline.errors import USAGE, UserError
+from pipeline.errors import Parser
 from pipeline.training.jobs import gke, tpu_vm, vertex
 from pipeline.training.jobs.job import Job
 
@@ -21,13 +21,8 @@ def main(arguments: list[str], parse: Callable[[str, list[str]], Any]) -> None:
     print(render(Job(**options, options=tuple(words))))
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; `minibatch job --help` shows how.", USAGE)
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="minibatch job",
         usage="minibatch job {gke,vertex,tpu-vm} PRESET --name … --image … --bucket … [options] [-- options of train]",
         description="Prints the file that starts `minibatch train PRESET` there; docs/distribution.md says how to use "

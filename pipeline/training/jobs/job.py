@@ -31,7 +31,7 @@ class Job:
     name: str
     """The job's name, and the run's."""
     image: str
-    """Container image: the Dockerfile's target `train` (for a TPU with the extra `tpu` installed)."""
+    """Container image: the Dockerfile's target `train`, with the extra `gpu` or `tpu` where it is for one."""
     bucket: str
     """gs://BUCKET/FOLDER that holds records/ and receives runs/; it becomes the job's root folder."""
     preset: str
@@ -59,6 +59,10 @@ class Job:
                 raise UserError(f"--{field} {value!r}: give {example}.", USAGE)
         if unprintable := [word for word in (self.preset, *self.options) if not word.isprintable()]:
             raise UserError(f"{unprintable[0]!r}: holds a character that no job file can.", USAGE)
+        if fresh := {"--fresh", "--run.fresh"}.intersection(self.options):
+            raise UserError(
+                f"{min(fresh)}: a job that is started again would start the run again; take a new --name.", USAGE
+            )
         if (shown := redacted([*self.options])) != [*self.options]:
             word = next(word for word, typed in zip(shown, self.options, strict=True) if word != typed)
             raise UserError(f"{word}: a job file would hold it in the clear; give it to the machines.", USAGE)
@@ -80,7 +84,9 @@ class Job:
             return "tpu"
         if self.workers > 1:
             return "multi_worker"
-        return "mirrored" if self.accelerator else "cpu"
+        if not self.accelerator:
+            return "cpu"
+        return "gpu" if self.accelerators == 1 else "mirrored"
 
     @property
     def bucket_name(self) -> str:

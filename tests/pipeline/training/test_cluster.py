@@ -97,6 +97,12 @@ def test_who_does_not_come_is_named():
     assert raised.value.code == UNAVAILABLE
 
 
+def test_a_host_that_is_no_name_is_not_there():
+    addresses = {**loopback(2), "worker:1": "a..b:2222"}
+    with pytest.raises(UserError, match=r"worker 1 at a\.\.b:2222: not there after 0 s"):
+        cluster.join(addresses, "worker:0", 0.3)
+
+
 def test_a_port_that_is_taken_is_one_line():
     addresses = loopback(2)
     with socket.create_server(("127.0.0.1", int(addresses["worker:0"].split(":")[1]))):
@@ -142,7 +148,8 @@ def test_all_hear_what_the_chief_decided_and_it_alone_decides(two):
     [
         (UserError("the run is taken", 78), "the run is taken", 78),
         (OSError(28, "No space left on device"), "No space left", CANNOT_WRITE),
-        (KeyError(), "KeyError", 65),
+        (KeyError(), "KeyError", UNAVAILABLE),  # not 65, which no restart can help
+        (OSError(116, "Stale file handle"), "Stale", UNAVAILABLE),
         (UserError("x" * cluster.LIMIT), "xxx", 65),  # longer than what can be spread
     ],
 )

@@ -13,27 +13,25 @@ G = [tf.constant([3.0, -4.0]), tf.constant([[0.0, 12.0]])]
 
 
 def test_clipping_by_value_bounds_each_entry():
-    clipped, norm = descent.clip(G, Optimizer(clip="value", clip_at=2.0))
+    clipped = descent.clip(G, Optimizer(clip="value", clip_at=2.0))
     np.testing.assert_allclose(clipped[0], [2.0, -2.0])
     np.testing.assert_allclose(clipped[1], [[0.0, 2.0]])
-    assert float(norm) == 13.0
 
 
 def test_clipping_by_norm_scales_each_variable_on_its_own():
-    clipped, _ = descent.clip(G, Optimizer(clip="norm", clip_at=6.0))
+    clipped = descent.clip(G, Optimizer(clip="norm", clip_at=6.0))
     np.testing.assert_allclose(clipped[0], [3.0, -4.0])
     np.testing.assert_allclose(clipped[1], [[0.0, 6.0]])
 
 
 def test_clipping_by_global_norm_keeps_the_direction_of_the_whole_gradient():
-    clipped, norm = descent.clip(G, Optimizer(clip="global_norm", clip_at=6.5))
+    clipped = descent.clip(G, Optimizer(clip="global_norm", clip_at=6.5))
     for before, after in zip(G, clipped, strict=True):
         np.testing.assert_allclose(after, before / 2)
-    assert float(norm) == 13.0  # the norm reported is the one before clipping
 
 
 def test_without_clipping_the_gradient_is_untouched():
-    clipped, _ = descent.clip(G, Optimizer())
+    clipped = descent.clip(G, Optimizer())
     assert clipped[0] is G[0]
 
 

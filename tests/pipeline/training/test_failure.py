@@ -105,6 +105,13 @@ def test_a_scaled_gradient_that_overflows_is_loss_scalings_own_business(tmp_path
     assert not np.isfinite([line["gradient_norm"] for line in lines if line["split"] == "train"]).all()
 
 
+def test_a_scaled_gradient_that_no_scale_makes_finite_stops_the_run(broken, records, tmp_path, monkeypatch):
+    scaled = functools.partial(custom_optimizers.LossScaleOptimizer, initial_scale=1.0)
+    monkeypatch.setattr(custom_optimizers, "LossScaleOptimizer", scaled)
+    with pytest.raises(UserError, match=r"the gradient is not finite at update \d+; the batch is .*train-7\b"):
+        train(records, tmp_path, precision="mixed_float16", steps_per_call=1)
+
+
 @pytest.mark.parametrize(("strategy", "jit"), [("cpu", False), ("cpu", True), ("mirrored", False)])
 def test_a_gradient_inside_a_call_is_found_where_it_arises(strategy, jit, broken, records, tmp_path):
     told = []

@@ -240,7 +240,14 @@ def test_a_tpu_vm_is_asked_for_in_the_queue_with_a_startup_script_that_trains(tm
 
 @pytest.mark.parametrize(
     ("changes", "strategy"),
-    [({}, "cpu"), (GPUS, "mirrored"), (CPUS, "multi_worker"), ({**CPUS, **GPUS}, "multi_worker"), (TPU, "tpu")],
+    [
+        ({}, "cpu"),
+        ({**GPUS, "accelerators": 1}, "gpu"),  # which stops where TensorFlow sees none
+        ({**GPUS, "accelerators": 2}, "mirrored"),
+        (CPUS, "multi_worker"),
+        ({**CPUS, **GPUS}, "multi_worker"),
+        (TPU, "tpu"),
+    ],
 )
 def test_the_strategy_follows_from_the_machines(changes, strategy):
     made = job(**changes, options=("--train.strategy", "gpu", "--run.root", "elsewhere"))
@@ -302,6 +309,7 @@ def test_the_command_prints_the_file_and_nothing_of_the_environment(capsys, monk
         (("gke", "movielens", *NEEDED, "--", "--train.bach-size", "3"), "--train.batch-size"),
         (("gke", "movielens", *NEEDED, "--train.epochs", "3"), "unrecognized arguments: --train.epochs 3"),
         (("gke", "movielens", *NEEDED, "--workers", "two"), "invalid int value"),
+        (("gke", "movielens", *NEEDED, "--", "--fresh"), "--fresh: a job that is started again"),
     ],
 )
 def test_a_wrong_command_prints_no_file(words, what, capsys):

@@ -198,6 +198,17 @@ def test_on_replicas_the_values_are_those_of_one(tmp_path):
     assert two == pytest.approx(one, rel=1e-3)
 
 
+def test_gradients_are_added_up_in_pairs_so_that_their_bits_do_not_depend_on_timing():
+    keras.backend.clear_session()
+    source = keras.Input([4], name="x")
+    x = dense("first")(source)
+    model = keras.Model({"x": source}, layers.Dense(2)(keras.layers.add([x, dense("a")(x), dense("b")(x)])))
+    monitor = Monitor(model, Spec, Options, *batch())
+    monitor.read()
+    operations = monitor._look.get_concrete_function(monitor._inputs, monitor._target).graph.get_operations()
+    assert [len(each.inputs) for each in operations if each.type == "AddN"] == [2, 2]
+
+
 def test_a_user_model_is_left_as_it_was():
     """Seeds, statistics and the layers' own call included."""
     model = classifier(dense("hidden"), layers.BatchNormalization(), layers.Dropout(0.5, seed=1))

@@ -53,16 +53,17 @@ def test_bfloat16_is_tried_only_where_it_is_allowed_and_xla_only_where_shapes_ar
     config = tiny.config("recommendation", "unused")
     fixed = Rows({}, np.zeros(2))
     ragged = Rows({"tokens": Column(np.zeros(3), np.array([0, 1, 3]))}, np.zeros(2))
-    assert [(t.jit, t.precision) for t in plan.candidates(config.train, fixed, 1)] == [
+    assert [(t.jit, t.precision) for t in plan.candidates(config.train, fixed)] == [
         (False, "float32"),
         (True, "float32"),
     ]
     allowed = dataclasses.replace(config.train, allow_bfloat16=True)
-    assert [(t.jit, t.precision) for t in plan.candidates(allowed, ragged, 1)] == [
+    assert [(t.jit, t.precision) for t in plan.candidates(allowed, ragged)] == [
         (False, "float32"),
         (False, "mixed_bfloat16"),
     ]
-    assert all(not t.jit for t in plan.candidates(allowed, fixed, 2))
+    for strategy in ("mirrored", "multi_worker", "tpu"):  # of one device, too: --train.jit is refused there
+        assert all(not t.jit for t in plan.candidates(dataclasses.replace(allowed, strategy=strategy), fixed))
 
 
 def test_measuring_never_changes_the_trained_weights_and_its_options_repeat_the_run(records, tmp_path):

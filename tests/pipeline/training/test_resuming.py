@@ -5,6 +5,8 @@ import contextlib
 import dataclasses
 import json
 import logging
+import os
+import shutil
 import socket
 
 import pytest
@@ -55,6 +57,43 @@ def test_checkpoints_come_by_time_as_well_and_name_what_they_are_of(records, tmp
     facts = json.loads((found[0] / "MANIFEST.json").read_text())
     assert facts["run"] == json.loads((run_dir / "config.json").read_text())
     assert facts["plan"]["steps_per_call"] == 2
+
+
+def test_the_chiefs_clock_alone_says_when_a_checkpoint_is_due(records, tmp_path, monkeypatch):
+    """Two clocks would now and then disagree; then one process would wait for what the other does not do."""
+    asked, timed = [], tiny.config("recommendation", tmp_path, steps_per_call=2, checkpoint_seconds=0.0, keep=99)
+    monkeypatch.setattr(loop.cluster, "anyone", lambda strategy, flag: asked.append(flag) or flag)
+    advance = loop.Loop._advance
+
+    def as_worker(self):
+        self.chief = False
+        advance(self)
+        self.chief = True
+
+    monkeypatch.setattr(loop.Loop, "_advance", as_worker)
+    run_dir = loop.train(timed, records)
+    ends = {step for step in (6, 12)}
+    assert {int(path.name) for path in checkpoints.listed(run_dir / "checkpoints")} == ends
+    assert not any(asked)
+
+
+def test_a_checkpoint_of_another_run_is_refused(records, tmp_path, monkeypatch):
+    config = tiny.config("recommendation", tmp_path, steps_per_call=2)
+    other = dataclasses.replace(config, run=dataclasses.replace(config.run, name="other"))
+    stranger = stopped(dataclasses.replace(other, train=dataclasses.replace(other.train, seed=9)), records, monkeypatch)
+    run_dir = stopped(config, records, monkeypatch)
+    shutil.rmtree(run_dir / "checkpoints")
+    shutil.copytree(stranger / "checkpoints", run_dir / "checkpoints")
+    with pytest.raises(Corrupt, match=r"checkpoint 0+2 is of another run \(.*seed.*\): remove it, or pass --fresh"):
+        loop.train(config, records)
+
+
+def test_training_again_leaves_alone_what_another_command_makes_of_a_finished_run(records, tmp_path):
+    config = tiny.config("recommendation", tmp_path)
+    draft = loop.train(config, records) / f".tmp-{socket.gethostname()}-{os.getpid()}-export"
+    draft.mkdir()
+    loop.train(config, records)
+    assert draft.is_dir()
 
 
 @pytest.mark.parametrize("damage", ["gone", "edited", "cut"])

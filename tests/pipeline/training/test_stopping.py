@@ -77,9 +77,9 @@ def test_what_never_asks_is_ended_after_the_grace_with_one_line(work):
     code, said = child.end()
     assert code == TERMINATED
     assert said == (
-        "minibatch: runs/tiny/0001: stopped by SIGTERM, its work was not done within 0.1 s (with fewer "
-        "--train.steps-per-call it is): all since the last checkpoint is lost; the same command (without --fresh) "
-        "goes on from there.\n"
+        "minibatch: runs/tiny/0001: stopped by SIGTERM, its work was not done within 0.1 s (in a fresh run with "
+        "--train.plan given, fewer --train.steps-per-call help): all since the last checkpoint is lost; the same "
+        "command (without --fresh) goes on from there.\n"
     )
 
 

@@ -17,11 +17,12 @@ RESOLVER = tf.distribute.cluster_resolver.TPUClusterResolver
 ALONE = json.dumps({"cluster": {"worker": ["127.0.0.1:23571"]}, "task": {"type": "worker", "index": 0}})
 
 
-def test_cpu_is_one_device_and_mirrored_is_every_logical_cpu_where_there_is_no_gpu():
+def test_cpu_is_one_device_and_mirrored_is_every_logical_cpu_where_there_is_no_gpu(caplog):
     assert strategy_of("cpu").num_replicas_in_sync == 1
     mirrored = strategy_of("mirrored")
     assert isinstance(mirrored, tf.distribute.MirroredStrategy)
     assert mirrored.num_replicas_in_sync == 2
+    assert "sees no GPU here; it uses 2 CPU device(s)" in caplog.text
 
 
 @pytest.mark.parametrize(

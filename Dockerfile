@@ -1,7 +1,7 @@
 # docker build --target train|serve|operate|tfserving .
 # train      the whole pipeline without a server, hence without its check before the push:
-#            mkdir -p work; docker run --user $(id -u) -v $PWD/work:/srv/work IMAGE run digits-sample --push.no-validate
-# serve      the embedded server: docker run -p 127.0.0.1:8500:8500 -p 127.0.0.1:8501:8501 -v $PWD/exports:/models:ro IMAGE
+#            mkdir -p work; cd work; docker run --user $(id -u) -v $PWD:/srv/work IMAGE run digits-sample --push.no-validate
+# serve      the embedded server, in the same folder: docker run -p 127.0.0.1:8500:8500 -p 127.0.0.1:8501:8501 -v $PWD/exports:/models:ro IMAGE
 #            for a network that is not yours alone, with a token (docs/serving.md) and without 127.0.0.1:
 #            docker run --user $(id -u) -p 8501:8501 -v $PWD/exports:/models:ro -v $PWD/token:/token:ro IMAGE --bind=0.0.0.0 --serving_root=/models --profile=hardened --token_file=/token
 # operate    canary, promote, rollback, status, and the models.config that TF Serving follows: no TensorFlow inside
@@ -19,7 +19,7 @@ COPY pipeline pipeline
 COPY serving serving
 
 FROM base AS train
-RUN pip install -c constraints.txt ".[data,train,client,report,tune]"
+RUN pip install -c constraints.txt ".[data,train,client,report]"
 USER minibatch
 WORKDIR /srv/work
 ENTRYPOINT ["minibatch"]

@@ -18,7 +18,7 @@ run: $(VENV)/.run ## install, then raw data to answered requests for all three t
 test: lint ## install with development tools, lint, run the quick tests
 	$(BIN)/python -m pytest -m "not slow and not chaos"
 
-test-slow: $(VENV)/.dev ## the bars on full data and everything above a minute
+test-slow: $(VENV)/.dev ## what takes too long for make test
 	$(BIN)/python -m pytest -m slow
 
 chaos: $(VENV)/.dev ## the tests that kill, fill and cut

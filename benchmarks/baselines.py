@@ -1,4 +1,4 @@
-"""What plain methods reach on the same rows: the bar that each sample preset must beat.
+"""What plain methods reach on the same rows: what each sample preset is held against.
 
     python benchmarks/baselines.py [RECORDS_DIR ...]
 

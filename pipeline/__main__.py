@@ -139,9 +139,9 @@ def usage() -> str:
     commands = "\n".join(f"  {name:<21}{text}" for name, (_, _, text) in COMMANDS.items())
     return (
         f"usage: minibatch COMMAND …\n\n{commands}\n\npresets: {', '.join(PRESETS)}\n\n"
-        "`minibatch run PRESET --help` lists every option; exit codes: 0 done, 2 usage, 3 refused or not proved,\n"
-        "65 bad data, 66 missing file, 69 unavailable, 74 cannot write, 78 changed settings, 130 Ctrl-C,\n"
-        "143 stopped by SIGTERM."
+        "`minibatch run PRESET --help` lists every option; exit codes: 0 done, 2 usage, 3 refused (gate,\n"
+        "push, canary) or not proved, 65 bad data, request or loss, 66 missing file, 69 unavailable, 74 cannot write,\n"
+        "78 changed settings, unfinished, or in another process's hands, 130 Ctrl-C, 143 stopped by SIGTERM."
     )
 
 

@@ -95,9 +95,9 @@ class Optimizer:
     learning_rate: float = 1e-3
     """The peak of the schedule."""
     schedule: Literal["constant", "exponential", "cosine", "cyclical"] = "constant"
-    """How the learning rate moves over the updates; see custom_optimizers/schedules.py."""
+    """How the learning rate moves over the updates; the formulas are in pipeline/training/descent.py."""
     warmup_epochs: float = 0.0
-    """Linear rise from zero before the schedule starts."""
+    """Linear rise over so many epochs before the schedule starts."""
     decay_rate: float = 0.5
     """exponential: factor every `decay_epochs`."""
     decay_epochs: float = 1.0
@@ -132,15 +132,16 @@ class Train:
     """measured: jit, precision (if bfloat16 is allowed), inputs and steps_per_call are set to the fastest before the
     first update; given: they are taken as they are."""
     inputs: Literal["memory", "streamed"] = "memory"
-    """Where the prepared rows lie: on the device, or on the host, from where each call's are gathered ahead of it."""
+    """Where the prepared rows lie: on the device, or on the host, from where each call's are gathered ahead of it. A
+    measured plan decides by itself."""
     memory_limit: int = 4096
     """MiB for the prepared rows; more than that are kept in files and streamed."""
     allow_bfloat16: bool = False
     """A measured plan may compute in mixed_bfloat16; variables stay float32."""
     jit: bool = False
-    """Compile the step with XLA."""
+    """Compile the step with XLA. A measured plan decides by itself."""
     steps_per_call: int = 50
-    """Updates in one compiled call; metrics are written once a call."""
+    """Updates in one compiled call; metrics are written once a call. A measured plan decides by itself."""
     non_finite: Literal["stop", "skip", "rollback"] = "stop"
     """A loss or gradient that is not finite: stop; skip that update; or go back to the last checkpoint and leave out
     the updates of that line of the log."""
@@ -151,7 +152,7 @@ class Train:
     keep: int = 2
     """Checkpoints kept besides the best."""
     deterministic: bool = True
-    """The same seed gives the same model, bit for bit; see training/determinism.py."""
+    """The same seed and plan give the same model, bit for bit; see training/determinism.py."""
     tensorboard: bool = True
     """Write TensorBoard event files."""
 

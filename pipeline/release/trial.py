@@ -44,7 +44,10 @@ def watch(
         sleep(every)
         standing = live.current(root)
         if standing is None or standing.canary != state.canary:
-            return f"{root.name}: somebody else decided about the canary {state.canary} meanwhile; see its journal."
+            said = f"{root.name}: somebody else decided about the canary {state.canary} meanwhile; see its journal."
+            if standing is None or standing.stable != state.canary:
+                raise Refused(said)
+            return said
         try:
             page = read()
         except UserError as error:

@@ -147,8 +147,15 @@ def test_a_short_silence_and_a_restart_are_survived(root):
 def test_a_decision_by_somebody_else_ends_the_watch_and_is_not_overruled(root):
     servers = Servers(rate=1)
     servers.asleep = lambda: rollout.rollback(root, why="by hand")
-    assert "somebody else decided" in servers.watch(root)
+    with pytest.raises(Refused, match="somebody else decided"):  # so that no script takes it for promoted
+        servers.watch(root)
     assert live.events(root)[-1].why == "by hand"
+
+
+def test_a_promotion_by_somebody_else_ends_the_watch_as_a_promotion(root):
+    servers = Servers(rate=1)
+    servers.asleep = lambda: rollout.promote(root, "by hand")
+    assert "somebody else decided" in servers.watch(root)
 
 
 def test_a_watch_that_was_killed_is_taken_up_by_the_same_command(root):

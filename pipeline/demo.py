@@ -1,6 +1,5 @@
 """`make run`: the three sample presets from raw data to a served model, with the commands a user would type."""
 
-import argparse
 import json
 import shlex
 import subprocess
@@ -10,11 +9,10 @@ import urllib.error
 import urllib.request
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
 
 from pipeline import runs
 from pipeline.console import quieten
-from pipeline.errors import REFUSED, UNAVAILABLE, USAGE, UserError
+from pipeline.errors import REFUSED, UNAVAILABLE, Parser, UserError
 from pipeline.presets import preset_of
 from pipeline.release import child
 
@@ -23,11 +21,6 @@ SAMPLES = ("digits-sample", "reviews-sample", "ratings-sample")
 BAD = ("digits-sample", "--run.name", "digits-bad", "--train.epochs", "1", "--optimizer.learning-rate", "1e-9")
 HEADLINE = {"image": "accuracy", "sentiment": "accuracy", "recommendation": "rmse"}
 START_SECONDS = 90
-
-
-class Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}. `{self.prog} --help` lists the options.", USAGE)
 
 
 def main(arguments: list[str]) -> None:

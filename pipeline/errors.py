@@ -1,14 +1,16 @@
-"""The one error a user is meant to read, and what the exit codes mean (numbers as in BSD's sysexits where they fit).
+"""The one error a user is meant to read, what raises it for a wrong option, and what the exit codes mean (numbers as in
+BSD's sysexits where they fit).
 
 UserError            what is wrong, where, and what to do, in one line
 `- Refused           the gate turned the candidate down
 `- Corrupt           a committed directory is not what its manifest says
 """
 
+import argparse
 import errno
 import os
 import re
-from typing import Any
+from typing import Any, NoReturn
 
 USAGE = 2  # unknown preset, unknown option, a value out of range
 REFUSED = 3  # the gate said no; nothing was pushed
@@ -47,6 +49,13 @@ class UserError(Exception):
     def __init__(self, message: str, code: int = DATA):
         super().__init__(redacted(message))
         self.code = code
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong as a UserError."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; `{self.prog} --help` shows how.", USAGE)
 
 
 class Refused(UserError):

@@ -5,14 +5,14 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import sys
 from asyncio.subprocess import PIPE, Process, create_subprocess_exec
 from contextlib import suppress
-from typing import NoReturn, TextIO
+from typing import TextIO
 
 from pipeline.arguments import parse
-from pipeline.errors import UNAVAILABLE, USAGE, UserError
+from pipeline.errors import UNAVAILABLE, USAGE, Parser, UserError
+from pipeline.release import child
 
 GRACE = 5.0
 """Seconds that workers have to end by themselves: after one has failed, and again after they were told to end."""
@@ -29,13 +29,8 @@ def main(arguments: list[str]) -> None:
     asyncio.run(_run(words, [environment(addresses, i) for i in range(options.workers)]))
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; `minibatch launch --help` shows how.", USAGE)
-
-
 def _parse(arguments: list[str]) -> argparse.Namespace:
-    parser = _Parser(
+    parser = Parser(
         prog="minibatch launch",
         usage="minibatch launch --workers N [--port P] train PRESET [options]",
         description="Trains one model in N processes on this machine (--train.strategy multi_worker). Each line that "
@@ -63,11 +58,7 @@ def ports(count: int, first: int | None = None) -> list[int]:
     """`count` ports of the loopback device: from `first` on, or such as are free now."""
     if first is not None:
         return list(range(first, first + count))
-    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]  # all at once, so that they differ
-    free = [server.getsockname()[1] for server in held]
-    for server in held:
-        server.close()
-    return free
+    return child.free_ports(count)
 
 
 def environment(addresses: list[str], index: int) -> dict[str, str]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from serving.arguments import Parser
 from serving.client import DEFAULT_SIGNATURE, Client, Tls
 from serving.errors import DeadlineExceeded, InvalidRequest, ServingError, Unavailable
 from serving.tensors import object_array
@@ -21,7 +22,7 @@ class _Missing(InvalidRequest):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="minibatch predict", description="Asks a served model and prints its answer as JSON.", allow_abbrev=False
     )
     parser.add_argument("model", metavar="MODEL", help="name of the model on the server")

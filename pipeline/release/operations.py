@@ -6,9 +6,8 @@ Nothing here imports TensorFlow: they answer at once, and run on a host that onl
 import argparse
 import re
 from pathlib import Path
-from typing import NoReturn
 
-from pipeline.errors import REFUSED, USAGE, UserError
+from pipeline.errors import REFUSED, USAGE, Parser, UserError
 from pipeline.release import live, rollout
 from pipeline.release.access import Access
 from pipeline.release.traffic import PATH
@@ -24,11 +23,6 @@ TEXTS = {
     "not what it was, or not recorded.",
     "models-config": "Writes what is live of all models as a models.config of TF Serving.",
 }
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; `{self.prog} --help` shows how.", USAGE)
 
 
 def main(command: str, arguments: list[str]) -> None:
@@ -47,7 +41,7 @@ def main(command: str, arguments: list[str]) -> None:
 
 
 def _parser(command: str) -> argparse.ArgumentParser:
-    parser = _Parser(prog=f"minibatch {command}", description=TEXTS[command], allow_abbrev=False)
+    parser = Parser(prog=f"minibatch {command}", description=TEXTS[command], allow_abbrev=False)
     if command != "models-config":
         number = "?" if command == "status" else None
         parser.add_argument("model", metavar="MODEL", nargs=number, help="name of the folder under the root")

@@ -10,6 +10,8 @@ from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+from serving.arguments import Parser
+
 PROFILES = ("compatible", "hardened")
 
 
@@ -156,11 +158,12 @@ class _Lines(argparse.HelpFormatter):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="minibatch serve",
         usage="minibatch serve [--flag=value | --flag value] ...",
         description="Serves SavedModels over TF Serving's REST and gRPC protocols. "
-        "A model is a folder with a subfolder per version, named by an integer; the newest is served.",
+        "A model is a folder with a subfolder per version, named by an integer. `minibatch serve` alone serves the "
+        "models under exports. In a --serving_root LIVE.json says which version answers; without it, the newest.",
         epilog="These are read and passed over: --"
         + ", --".join(f.name for f in fields(Flags) if f.metadata["group"] == _QUIET),
         allow_abbrev=False,

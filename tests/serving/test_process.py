@@ -82,7 +82,7 @@ def test_the_version_is_told_without_importing_tensorflow():
 def test_nothing_to_serve_is_a_usage_error():
     done = run("--port=1")
     assert done.returncode == 2
-    assert "nothing to serve: give --serving_root" in done.stderr
+    assert re.fullmatch(r"minibatch serve: nothing to serve: give --serving_root.*\n", done.stderr)
 
 
 def test_an_unknown_flag_is_passed_over_with_a_warning(server):

@@ -58,7 +58,7 @@ class Ours:
             train=Train(batch_size=BATCH, steps_per_call=UPDATES, precision=precision),
         )
         names = tuple(map(str, range(CLASSES)))
-        model = image.build(options, ImageAnalysis(names, {}, (0.5,) * 3, (0.06,) * 3))
+        model = image.build(options, ImageAnalysis(names, (0.5,) * 3, (0.06,) * 3))
         optimizer = custom_optimizers.Adam(1e-3)
         optimizer.build(model.trainable_variables)
         self.rows, self.config, self.spec = Rows({"image": Column(images)}, labels), config, image.SPEC
@@ -159,7 +159,7 @@ def main() -> None:
     missing = [[name, "not installed", "-"] for name in peers if name.startswith("torch") and name not in spent]
     table(rows + missing, ["", "ms a step", "ours in bfloat16, of this"])
     share = FLOP / (spent["ours, mixed_bfloat16"] / 1e3) / peak
-    print(f"\nours in bfloat16: {share:.0%} of the peak of a bfloat16 matrix product in this run")
+    print(f"\nours in bfloat16: {share:.0%} of the {peak / 1e9:.0f} GFLOP/s of a bfloat16 matrix product in this run")
 
 
 if __name__ == "__main__":

@@ -73,7 +73,6 @@ class Ours:
             users=names[:USERS],
             items=names[:ITEMS],
             user_counts=(1,) * USERS,
-            item_counts=(1,) * ITEMS,
             seen=((),) * USERS,
             global_mean=data.mean,
             lowest=1.0,

@@ -19,7 +19,7 @@ from timing import table, turns
 
 import custom_optimizers
 
-BATCH, COLUMNS, CALLS = 128, 64, 20
+BATCH, COLUMNS = 128, 64
 
 
 def step_of(layer, optimizer, rows: int):

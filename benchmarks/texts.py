@@ -57,7 +57,7 @@ class Ours:
     def __init__(self, reviews: Reviews):
         determinism.enable()  # as the loop does
         config = Config(model=OPTIONS, optimizer=Optimizer(), train=Train(batch_size=BATCH, steps_per_call=UPDATES))
-        analysis = TextAnalysis(("neg", "pos"), {}, {}, Path("unused"))
+        analysis = TextAnalysis(("neg", "pos"), Path("unused"))
         self.model = sentiment.build(OPTIONS, analysis)
         optimizer = custom_optimizers.Adam(1e-3)
         optimizer.build(self.model.trainable_variables)

@@ -21,7 +21,7 @@ from custom_optimizers.moments import moved
 from custom_optimizers.selection import Selection
 from custom_optimizers.state import Slot, State, Step, arithmetic, constant, dtype_of, path
 
-_LIMITS: dict[str, Callable] = {
+LIMITS: dict[str, Callable] = {
     "weight_decay": ranges.not_negative,
     "clipnorm": ranges.limit,
     "clipvalue": ranges.limit,
@@ -31,6 +31,7 @@ _LIMITS: dict[str, Callable] = {
     "ema_overwrite_frequency": ranges.whole,
     "gradient_accumulation_steps": functools.partial(ranges.whole, least=2),
 }
+"""What Keras' options but use_ema may be."""
 
 
 class Optimizer(keras.optimizers.Optimizer):
@@ -56,7 +57,7 @@ class Optimizer(keras.optimizers.Optimizer):
     def __init__(self, learning_rate=0.001, **options):
         if not callable(learning_rate) and not isinstance(learning_rate, dict):
             learning_rate = ranges.not_negative("learning_rate", learning_rate)
-        for name, check in _LIMITS.items():
+        for name, check in LIMITS.items():
             if options.get(name) is not None:
                 options[name] = check(name, options[name])
         super().__init__(learning_rate, **options)

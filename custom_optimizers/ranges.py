@@ -38,10 +38,6 @@ def share(name: str, value) -> float:
     return _number(name, value, "in [0, 1]", lambda v: 0 <= v <= 1)
 
 
-def finite(name: str, value) -> float:
-    return _number(name, value, "a finite number", lambda v: True)
-
-
 def whole(name: str, value, least: int = 1) -> int:
     is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
     if not is_whole or value < least:

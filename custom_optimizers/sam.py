@@ -7,6 +7,7 @@ from keras import ops, saving
 
 from custom_optimizers import clipping, ranges, replicas, sparse
 from custom_optimizers.optimizer import Slot
+from custom_optimizers.state import path
 from custom_optimizers.wrapper import Wrapper
 
 
@@ -127,7 +128,7 @@ class ASAM(SAM):
         self.eta = ranges.not_negative("eta", eta)
 
     def stretch(self, weight, variable):
-        if getattr(variable, "path", variable.name).split("/")[-1] in ("bias", "beta"):
+        if path(variable).split("/")[-1] in ("bias", "beta"):
             return ops.ones_like(weight)
         return ops.abs(weight) + self.eta
 

@@ -6,6 +6,8 @@ regroup its variables, so it takes the decision from its config and does not mat
 
 import re
 
+from custom_optimizers.state import path
+
 
 class Selection:
     def __init__(self):
@@ -20,8 +22,8 @@ class Selection:
     def build(self, patterns: list[str], variables: list, key_of) -> None:
         """Settles every pattern: re.search over paths. Raises ValueError for a pattern that is none."""
         if self._chosen is None:
-            paths = [getattr(variable, "path", variable.name) for variable in variables]
-            self._chosen = {p: [i for i, path in enumerate(paths) if _search(p, path)] for p in patterns}
+            paths = [path(variable) for variable in variables]
+            self._chosen = {p: [i for i, each in enumerate(paths) if _search(p, each)] for p in patterns}
         if self._spared is None:
             self._spared = [i for i, variable in enumerate(variables) if key_of(variable) in self._keys]
 

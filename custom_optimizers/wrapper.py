@@ -3,19 +3,7 @@
 import keras
 
 from custom_optimizers import sparse
-from custom_optimizers.optimizer import Optimizer
-
-_OPTIONS = (
-    "weight_decay",
-    "clipnorm",
-    "clipvalue",
-    "global_clipnorm",
-    "use_ema",
-    "ema_momentum",
-    "ema_overwrite_frequency",
-    "loss_scale_factor",
-    "gradient_accumulation_steps",
-)
+from custom_optimizers.optimizer import LIMITS, Optimizer
 
 
 class Wrapper(Optimizer):
@@ -37,7 +25,7 @@ class Wrapper(Optimizer):
             raise ValueError(f"{type(self).__name__}: the inner optimizer is built already; wrap a new one.")
         rate = inner._learning_rate
         rate = float(sparse.read(rate)) if isinstance(rate, keras.Variable) else rate
-        taken = {name: getattr(inner, name) for name in _OPTIONS}
+        taken = {name: getattr(inner, name) for name in ("use_ema", *LIMITS)}
         super().__init__(rate, **{**taken, **options})
         self._selection = inner._selection
         inner.weight_decay = self.weight_decay  # for a rule that does its own

@@ -3,7 +3,7 @@
 A directory holds `analysis.json` and, by task:
 
     image           analysis.json: classes, class_counts, mean and variance per channel (of pixels scaled to [0, 1])
-    sentiment       analysis.json: classes, class_counts, token_quantiles
+    sentiment       analysis.json: classes, class_counts
                     vocabulary.tsv: token<TAB>count, most frequent first
     recommendation  analysis.json: global_mean, lowest, highest
                     users.jsonl: {"id", "count", "items": [ids rated in training]}, items.jsonl: {"id", "count"}, both
@@ -18,8 +18,6 @@ from pathlib import Path
 @dataclass(frozen=True)
 class ImageAnalysis:
     classes: tuple[str, ...]
-    class_counts: dict[str, int]
-    """Training rows of each class."""
     mean: tuple[float, ...]
     """Per channel, of the training pixels scaled to [0, 1]."""
     variance: tuple[float, ...]
@@ -29,9 +27,6 @@ class ImageAnalysis:
 class TextAnalysis:
     classes: tuple[str, ...]
     """Two; the second is the positive one."""
-    class_counts: dict[str, int]
-    token_quantiles: dict[str, int]
-    """Tokens a training text: {"0.5": …, "0.9": …, "0.99": …, "1.0": …}."""
     vocabulary: Path
     """token<TAB>count, most frequent first, ties in byte order."""
 
@@ -42,7 +37,6 @@ class RatingsAnalysis:
     items: tuple[str, ...]
     user_counts: tuple[int, ...]
     """Training ratings of each user, in the order of `users`."""
-    item_counts: tuple[int, ...]
     seen: tuple[tuple[str, ...], ...]
     """The items each user rated in training, in the order of `users`."""
     global_mean: float
@@ -59,19 +53,14 @@ def load(directory: Path, task: str) -> Analysis:
     directory = Path(directory)
     values = json.loads((directory / "analysis.json").read_text(encoding="utf-8"))
     if task == "image":
-        return ImageAnalysis(
-            tuple(values["classes"]), values["class_counts"], tuple(values["mean"]), tuple(values["variance"])
-        )
+        return ImageAnalysis(tuple(values["classes"]), tuple(values["mean"]), tuple(values["variance"]))
     if task == "sentiment":
-        return TextAnalysis(
-            tuple(values["classes"]), values["class_counts"], values["token_quantiles"], directory / "vocabulary.tsv"
-        )
+        return TextAnalysis(tuple(values["classes"]), directory / "vocabulary.tsv")
     users, items = (_lines(directory / name) for name in ("users.jsonl", "items.jsonl"))
     return RatingsAnalysis(
         users=tuple(u["id"] for u in users),
         items=tuple(i["id"] for i in items),
         user_counts=tuple(u["count"] for u in users),
-        item_counts=tuple(i["count"] for i in items),
         seen=tuple(tuple(u["items"]) for u in users),
         global_mean=values["global_mean"],
         lowest=values["lowest"],

@@ -6,10 +6,10 @@ Imports stay inside: a host has only what its stages need.
 import json
 from pathlib import Path
 
-from pipeline import manifest, runs
+from pipeline import runs
 from pipeline.advice.proofs import Distribution, Resumption
 from pipeline.config import Config
-from pipeline.errors import MISSING, Refused, UserError
+from pipeline.errors import Refused, UserError
 
 
 def run(preset: str, config: Config) -> None:
@@ -50,7 +50,7 @@ def evaluate(preset: str, config: Config) -> None:
     from pipeline.release.evaluate import evaluate_export, write
 
     run_dir, records = _trained(config)
-    evaluation = evaluate_export(_exported(run_dir), records, config)
+    evaluation = evaluate_export(runs.exported(run_dir), records, config)
     write(evaluation, run_dir / "evaluation.json")
     print(json.dumps({"metrics": evaluation.metrics, "intervals": evaluation.intervals}))
     if evaluation.problems:
@@ -62,9 +62,9 @@ def gate(preset: str, config: Config) -> None:
     from pipeline.release.gate import gate
 
     run_dir, records = _trained(config)
-    evaluation = evaluate_export(_exported(run_dir), records, config)
+    evaluation = evaluate_export(runs.exported(run_dir), records, config)
     write(evaluation, run_dir / "evaluation.json")
-    decision = gate(_exported(run_dir), evaluation, records, config, run_dir)
+    decision = gate(runs.exported(run_dir), evaluation, records, config, run_dir)
     if not decision.accepted:
         raise Refused(f"{run_dir}: {decision.text}")
     print(f"{run_dir}: accepted")
@@ -111,9 +111,3 @@ def _trained(config: Config) -> tuple[Path, Path]:
     run_dir = runs.existing_run(config)
     runs.same_settings(config, run_dir)
     return run_dir, Path(json.loads((run_dir / "config.json").read_text())["records"])
-
-
-def _exported(run_dir: Path) -> Path:
-    if not manifest.is_committed(run_dir / "export"):
-        raise UserError(f"{run_dir} has no export yet: run `minibatch export` with the same options first.", MISSING)
-    return run_dir / "export"

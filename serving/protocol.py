@@ -71,6 +71,5 @@ else:
     GetModelMetadataRequest = _message("GetModelMetadataRequest")
     GetModelMetadataResponse = _message("GetModelMetadataResponse")
     SignatureDefMap = _message("SignatureDefMap")
-    ModelServerConfig = _message("ModelServerConfig")
     ReloadConfigRequest = _message("ReloadConfigRequest")
     ReloadConfigResponse = _message("ReloadConfigResponse")

@@ -26,10 +26,10 @@ def submit(writer: checkpoints.Writer, step: int, best: int = 1, size: int = SIZ
     writer.submit(step, state(step, size), facts(best), f"{best:09d}")
 
 
-def restored(root: Path, size: int = SIZE) -> int | None:
+def restored(root: Path, size: int = SIZE, damaged: set[str] | None = None) -> int | None:
     """The update number that a new process would go on from, after a look at what it would restore."""
     weights = keras.Variable(np.zeros([size], np.float32), name="weights")
-    found = checkpoints.restore(root, SimpleNamespace(variables=[weights]), None)
+    found = checkpoints.restore(root, SimpleNamespace(variables=[weights]), None, damaged)
     if found is None:
         return None
     np.testing.assert_array_equal(weights.numpy(), np.float32(found["step"]))

@@ -100,5 +100,4 @@ def _write_analysis(directory: Path, task: str, train: list[dict]) -> None:
         words = [word for row in train for word in row["text"].split()]
         counts = sorted({word: words.count(word) for word in words}.items(), key=lambda pair: (-pair[1], pair[0]))
         (directory / "vocabulary.tsv").write_text("".join(f"{word}\t{count}\n" for word, count in counts))
-        values["token_quantiles"] = {"0.5": 5, "0.9": 8, "0.99": 9, "1.0": 9}
     (directory / "analysis.json").write_text(json.dumps(values))

@@ -23,7 +23,7 @@ def ratings(root: Path, pairs: int = 256) -> tuple[list[tuple[str, str]], list[f
     random = np.random.default_rng(0)
     users, items = (tuple(str(n) for n in range(1, count + 1)) for count in (USERS, ITEMS))
     seen = tuple(tuple(items[i] for i in np.sort(random.choice(ITEMS, SEEN, replace=False))) for _ in users)
-    analysis = RatingsAnalysis(users, items, (SEEN,) * USERS, (60,) * ITEMS, seen, MEAN, LOWEST, HIGHEST)
+    analysis = RatingsAnalysis(users, items, (SEEN,) * USERS, seen, MEAN, LOWEST, HIGHEST)
     options = Recommendation(factors=FACTORS)
     model = recommendation.build(options, analysis)
     tables = [random.normal(0, 0.3, (count + 1, FACTORS + 1)).astype(np.float32) for count in (USERS, ITEMS)]
@@ -53,7 +53,7 @@ def _in_keras(tables: list[np.ndarray]) -> keras.Model:
 def images(path: Path, options: Image, count: int = 64) -> tuple[list[bytes], list[list[float]]]:
     """Writes the network to `path` as the project exports it. Returns JPEG files of the size that it takes, and the
     scores that are right for them."""
-    analysis = ImageAnalysis(tuple(map(str, range(10))), {}, (0.5,) * 3, (0.06,) * 3)
+    analysis = ImageAnalysis(tuple(map(str, range(10))), (0.5,) * 3, (0.06,) * 3)
     keras.utils.set_random_seed(0)
     serving = image.Serving(image.build(options, analysis), options, analysis)
     tf.saved_model.save(serving, str(path), signatures=dict(serving.functions))

@@ -5,27 +5,15 @@ from tensorflow.core.framework import types_pb2
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 
-def request(model: str, **inputs: list[bytes]) -> bytes:
-    """A PredictRequest of strings, serialized."""
+def request(model: str, **inputs: list[bytes] | list[float]) -> bytes:
+    """A PredictRequest of strings or floats, serialized."""
     message = predict_pb2.PredictRequest()
     message.model_spec.name = model
     for name, values in inputs.items():
-        tensor = message.inputs[name]
-        tensor.dtype = types_pb2.DT_STRING
+        tensor, texts = message.inputs[name], isinstance(values[0], bytes)
+        tensor.dtype = types_pb2.DT_STRING if texts else types_pb2.DT_FLOAT
         tensor.tensor_shape.dim.add().size = len(values)
-        tensor.string_val.extend(values)
-    return message.SerializeToString()
-
-
-def numbers(model: str, **inputs: list[float]) -> bytes:
-    """A PredictRequest of floats, serialized."""
-    message = predict_pb2.PredictRequest()
-    message.model_spec.name = model
-    for name, values in inputs.items():
-        tensor = message.inputs[name]
-        tensor.dtype = types_pb2.DT_FLOAT
-        tensor.tensor_shape.dim.add().size = len(values)
-        tensor.float_val.extend(values)
+        (tensor.string_val if texts else tensor.float_val).extend(values)
     return message.SerializeToString()
 
 

@@ -45,7 +45,7 @@ def run(address: str, deadline_ms: float, phases: Phases) -> tuple[float, list[l
 
 
 async def _send(address: str, timeout: float, phases: Phases) -> tuple[float, list[list]]:
-    requests = [predict_pb2.PredictRequest.FromString(messages.numbers("slow", x=[n])) for n in range(100)]
+    requests = [predict_pb2.PredictRequest.FromString(messages.request("slow", x=[n])) for n in range(100)]
     told: list[list] = [[] for _ in phases]
     async with grpc.aio.insecure_channel(address) as channel:
         predict = channel.unary_unary(

@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def _overload(way: str, process: Process, rpc: str, times: float, seconds: float) -> None:
-    message = messages.numbers("slow", x=[3])
+    message = messages.request("slow", x=[3])
     process.wait_for(lambda: messages.values(messages.answer(rpc, message), "y") == [6])
     answer = messages.answer(rpc, message).SerializeToString()
     load.rpc(process, rpc, message, answer, 2, 2)  # warms up

@@ -82,7 +82,7 @@ def _over_rest(address: str):
 
 def _over_rpc(address: str):
     stub = prediction_service_pb2_grpc.PredictionServiceStub(grpc.insecure_channel(address))
-    request = predict_pb2.PredictRequest.FromString(messages.numbers("numbered", x=ROWS))
+    request = predict_pb2.PredictRequest.FromString(messages.request("numbered", x=ROWS))
 
     def call() -> tuple[list, list]:
         answer = stub.Predict(request, timeout=30)

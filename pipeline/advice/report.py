@@ -89,12 +89,9 @@ def report(run_dir: Path) -> Path:
 
 
 def command(described: Json, plan: Json | None = None) -> str | None:
-    """The shell command that makes the run again: as it was typed where config.json records it, else with every setting
-    spelled out, so that it means the same when a preset has changed. With the plan that the run measured, given, it is
-    the same run bit for bit.
+    """The shell command that makes the run again, with every setting spelled out, so that it means the same when a
+    preset has changed. With the plan that the run measured, given, it is the same run bit for bit.
     """
-    if described.get("command"):
-        return shlex.join(described["command"])
     if not described.get("preset"):
         return None
     config = described.get("config", {})
@@ -137,19 +134,16 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _rows(records: Json) -> list[tuple[str, int]]:
-    """(what, rows) of a records directory: the counts of its manifest, and the splits by the names of the shards."""
-    counts, sizes = records.get("counts", {}), {"train": 0, "val": 0, "test": 0}
-    for name, file in records.get("files", {}).items():
-        if (split := name.split("-")[0]) in sizes:
-            sizes[split] += file.get("rows", 0)
-    words = {"in": "rows in", "good": "good", "dead": "dead letters"}
-    return [(words[kind], counts[kind]) for kind in words if kind in counts] + (list(sizes.items()) if records else [])
+    """(what, rows) of a records directory, as its manifest counts them."""
+    words = {"in": "rows in", "good": "good", "dead": "dead letters", "train": "train", "val": "val", "test": "test"}
+    counts = records.get("counts", {})
+    return [(words[kind], counts[kind]) for kind in words if kind in counts]
 
 
 def _lineage(described: Json, decision: Json, pushed: Json) -> list[tuple[str, str]]:
     if not described:
         return []
-    elsewhere = ("preset", "config", "command", "fingerprint")
+    elsewhere = ("preset", "config", "fingerprint")
     rest = {name: value for name, value in described.items() if name not in elsewhere}
     prints, live = dict(described.get("fingerprint", {})), decision.get("champion")
     versions = prints.pop("versions", {})

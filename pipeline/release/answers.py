@@ -14,6 +14,7 @@ import tensorflow as tf
 Signatures = Mapping[str, Callable[..., Mapping[str, Any]]]
 
 TOLERANCE = 1e-3  # of probabilities that came through float32
+BATCH = 256  # rows whose answer is timed
 
 INPUTS = {
     ("image", "serving_default"): ("image_bytes",),
@@ -107,12 +108,12 @@ def ratings(answers: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def side_by_side(
-    models: list[Signatures], task: str, rows: Mapping[str, np.ndarray], batch: int = 256, rounds: int = 7
+    models: list[Signatures], task: str, rows: Mapping[str, np.ndarray], rounds: int = 7
 ) -> list[dict[str, float]]:
     """For each model: signature -> median seconds a batch, timed in turns: a busy machine slows all alike."""
     medians: list[dict[str, float]] = [{} for _ in models]
     for name in (signature for of, signature in INPUTS if of == task):
-        inputs = _tensors(rows, task, name, 0, batch)
+        inputs = _tensors(rows, task, name, 0, BATCH)
         seconds: list[list[float]] = [[] for _ in models]
         for _ in range(rounds + 1):
             for signatures, times in zip(models, seconds, strict=True):

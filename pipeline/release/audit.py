@@ -42,7 +42,7 @@ def audit(root: Path) -> list[Link]:
     digests = parents.get("sha256", {})
     chain += [
         _link("decision", lambda: _decision(facts, parents)),
-        _link("run", lambda: _run(run, facts, parents, digests)),
+        _link("run", lambda: _run(run, facts, digests)),
         _link("export", lambda: _export(run, facts)),
         _link("checkpoint", lambda: _checkpoint(run, facts, digests)),
         _link("records", lambda: _records(records, parents, digests)),
@@ -102,7 +102,7 @@ def _decision(facts: dict[str, Any], parents: dict[str, Any]) -> str:
     return f"accepted, {len(decision['passed'])} checks held, beside {'no version' if beside is None else beside}"
 
 
-def _run(run: Path | None, facts: dict[str, Any], parents: dict[str, Any], digests: dict[str, str]) -> str:
+def _run(run: Path | None, facts: dict[str, Any], digests: dict[str, str]) -> str:
     path = _there(run, "run") / "config.json"
     described = json.loads(path.read_bytes())
     seed = described["config"]["train"]["seed"]

@@ -84,12 +84,12 @@ def evaluate(
     return _classification(empty, signatures, rows, task, classes, intervals, batch, masks)
 
 
-def evaluate_export(export_dir: Path, records_dir: Path, config: Config, split: str = "test") -> Evaluation:
-    """Evaluates a committed export on a split, with intervals and slices.
+def evaluate_export(export_dir: Path, records_dir: Path, config: Config) -> Evaluation:
+    """Evaluates a committed export on the test rows, with intervals and slices.
 
     Raises UserError when the rows cannot be read, and Corrupt when the export is damaged or TensorFlow cannot load it.
     """
-    return evaluate(load_export(export_dir).signatures, **load_rows(records_dir, config, split))
+    return evaluate(load_export(export_dir).signatures, **load_rows(records_dir, config))
 
 
 def load_export(export_dir: Path) -> Any:
@@ -103,10 +103,10 @@ def load_export(export_dir: Path) -> Any:
         raise Corrupt(text) from None
 
 
-def load_rows(records_dir: Path, config: Config, split: str = "test") -> dict[str, Any]:
-    """What `evaluate` needs besides the signatures, out of a verified records directory: rows, task, classes, masks."""
+def load_rows(records_dir: Path, config: Config) -> dict[str, Any]:
+    """What `evaluate` needs besides the signatures, of the test rows of a verified records directory."""
     manifest.verify(records_dir)
-    rows = records.load(records_dir, split, config.task)
+    rows = records.load(records_dir, "test", config.task)
     learned = analysis.load(records_dir, config.task)
     classes = () if isinstance(learned, analysis.RatingsAnalysis) else learned.classes
     return {"rows": rows, "task": config.task, "classes": classes, "masks": slices.masks(rows, config.task, learned)}

@@ -150,14 +150,13 @@ def locked(root: Path) -> Iterator[None]:
         yield
 
 
-def commit(root: Path, event: str, before: Live | None, after: Live, why: str) -> Event:
+def commit(root: Path, event: str, before: Live | None, after: Live, why: str) -> None:
     """Journals the event and makes `after` live; to be called inside `locked`. Raises UserError(CANNOT_WRITE); then
     nothing has changed."""
-    made = Event(event, f"{_user()}@{socket.gethostname()}", _now(), before, after, why)
     line = {
         "event": event,
-        "who": made.who,
-        "when": made.when,
+        "who": f"{_user()}@{socket.gethostname()}",
+        "when": _now(),
         "from": before.to_json() if before else None,
         "to": after.to_json(),
         "why": why,
@@ -167,7 +166,6 @@ def commit(root: Path, event: str, before: Live | None, after: Live, why: str) -
     except OSError as error:
         raise _refused(root, error) from error
     _write(root, after)
-    return made
 
 
 def adopt(root: Path) -> None:

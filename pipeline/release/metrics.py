@@ -96,17 +96,15 @@ def recall_at_k(hits: np.ndarray, relevant: np.ndarray) -> np.ndarray:
     return hits.sum(axis=1) / relevant.astype(np.float64)
 
 
-def bootstrap(
-    measure: Callable[[np.ndarray], dict[str, float]], rows: int, resamples: int = RESAMPLES, seed: int = 0
-) -> dict[str, tuple[float, float]]:
+def bootstrap(measure: Callable[[np.ndarray], dict[str, float]], rows: int) -> dict[str, tuple[float, float]]:
     """The percentile interval (2.5% to 97.5%) of each figure that `measure(weights [rows])` gives, over resampled rows.
 
-    The same seed and number of rows give the same resamples, so that two models are judged on the same ones. Figures
+    The same number of rows gives the same resamples, so that two models are judged on the same ones. Figures
     that are NaN in a resample are left out of it.
     """
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(0)
     drawn: dict[str, list[float]] = {}
-    for _ in range(resamples):
+    for _ in range(RESAMPLES):
         weights = np.bincount(random.integers(rows, size=rows), minlength=rows).astype(np.float64)  # [rows]
         for name, value in measure(weights).items():
             if np.isfinite(value):

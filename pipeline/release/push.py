@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from pipeline import manifest
+from pipeline import manifest, runs
 from pipeline.errors import MISSING, Refused, UserError
 from pipeline.release import live
 from pipeline.release.live import Live, newest, versions
@@ -36,15 +36,13 @@ def publish(run_dir: Path, records_dir: Path, root: Path, percent: float = 100, 
 def accepted(run_dir: Path) -> dict[str, Any]:
     """The gate's decision about the run's export. Raises UserError when there is none yet, or no export, and Refused
     when it was a refusal or about another export."""
-    path, export = run_dir / "decision.json", run_dir / "export"
+    path = run_dir / "decision.json"
     if not path.is_file():
         raise UserError(f"{run_dir} was not judged yet: run `minibatch gate` with the same options first.", MISSING)
     decision = json.loads(path.read_bytes())
     if not decision["accepted"]:
         raise Refused(f"{run_dir} was refused by the gate (see {path}); nothing is pushed.")
-    if not manifest.is_committed(export):
-        raise UserError(f"{run_dir} has no export yet: run `minibatch export` with the same options first.", MISSING)
-    if decision.get("export") != manifest.fingerprint(manifest.read(export)["files"]):
+    if decision.get("export") != manifest.fingerprint(manifest.read(runs.exported(run_dir))["files"]):
         raise Refused(f"{path} is not about the export that is there now: run `minibatch gate` again.")
     return decision
 

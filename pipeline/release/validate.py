@@ -20,9 +20,9 @@ from typing import Any, Literal
 import numpy as np
 import tensorflow as tf
 
-from pipeline import manifest
+from pipeline import manifest, runs
 from pipeline.config import Config, Push
-from pipeline.errors import MISSING, Refused, UserError
+from pipeline.errors import Refused
 from pipeline.release import child
 from pipeline.release.evaluate import load_export
 from serving.client import Client, ServingError
@@ -53,9 +53,7 @@ def validate(run_dir: Path, config: Config, again: bool = False) -> dict[str, An
     Raises Refused naming the protocol, signature and output that differ, or the bound of `config.push` that is
     exceeded, and UserError when there is no export.
     """
-    run_dir, export = Path(run_dir), Path(run_dir) / "export"
-    if not manifest.is_committed(export):
-        raise UserError(f"{run_dir} has no export yet: run `minibatch export` with the same options first.", MISSING)
+    run_dir, export = Path(run_dir), runs.exported(Path(run_dir))
     files = manifest.fingerprint(manifest.verify(export)["files"])
     with contextlib.suppress(FileNotFoundError, ValueError):
         known = json.loads((run_dir / NAME).read_bytes())

@@ -5,9 +5,7 @@ from pathlib import Path
 
 from pipeline.config import Data
 from pipeline.errors import MISSING, USAGE, UserError
-from pipeline.sources.source import Shard, Source
-
-__all__ = ["MODULES", "Shard", "Source", "open_source"]
+from pipeline.sources.source import Source
 
 MODULES = {"sample": "sample", "tfds": "tfds", "ml-100k": "folds"}
 """Source -> the module here that has `open_source(data, task, cache)`; imported only when used: some are heavy."""

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import gc
 import logging
 import signal
 import socket
@@ -63,7 +62,6 @@ async def serve(
     stop_admin = await admin.start(flags, pages, token) if flags.admin_port else None
     source = Source(models, flags.serving_root, flags.allow_version_labels_for_unavailable_models)
     upkeep = Upkeep(models, source, flags.file_system_poll_wait_seconds)
-    gc.freeze()  # a million objects of TensorFlow's modules, which each full collection would look through in vain
     if not await _brought_up(models, source, upkeep, configs, stop):
         upkeep.stop()
         return

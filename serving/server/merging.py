@@ -25,20 +25,20 @@ def rows_of(feeds: Feeds) -> int:
     return rows or 0
 
 
-def run_alone(servable: Servable, call: Call, timeout_ms: int | None = None) -> list[np.ndarray]:
+def run_alone(servable: Servable, call: Call) -> list[np.ndarray]:
     """The values of one call as a batch of its own, padded as one; as it is where the servable does not batch.
 
     Raises RequestError.
     """
     parameters = servable.batching
     if parameters is None:
-        return servable.run(call.feeds, call.fetches, timeout_ms)
+        return servable.run(call.feeds, call.fetches)
     rows = rows_of(call.feeds)
     check_size(rows, parameters)
     step = parameters.largest
     starts = range(0, max(rows, 1), step)
     parts = [{name: array[start : start + step] for name, array in call.feeds.items()} for start in starts]
-    values = [run_merged(servable, [part], call.fetches, parameters, timeout_ms)[0] for part in parts]
+    values = [run_merged(servable, [part], call.fetches, parameters, None)[0] for part in parts]
     return joined(values)
 
 

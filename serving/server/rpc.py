@@ -58,7 +58,7 @@ def build(engine: Engine, arguments: str = "") -> tuple[grpc.aio.Server, health.
     for service, methods in _METHODS.items():
         handlers = {
             name: handler(_answering(method, engine, request.FromString, name, streams))
-            for name, (method, request, _) in methods.items()
+            for name, (method, request) in methods.items()
         }
         server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(service, handlers)])
     return server, health.aio.HealthServicer()
@@ -127,33 +127,17 @@ async def _reload(engine: Engine, request: Any, caller: Caller) -> Any:
     return await model_service.reload(engine.source, request)
 
 
-_METHODS: dict[str, dict[str, tuple[Callable[..., Awaitable[Any]], Any, Any]]] = {
+_METHODS: dict[str, dict[str, tuple[Callable[..., Awaitable[Any]], Any]]] = {
     prediction_service_pb2.DESCRIPTOR.services_by_name["PredictionService"].full_name: {
-        "Predict": (_predict, predict_pb2.PredictRequest, predict_pb2.PredictResponse),
-        "Classify": (_classify, classification_pb2.ClassificationRequest, classification_pb2.ClassificationResponse),
-        "Regress": (_regress, regression_pb2.RegressionRequest, regression_pb2.RegressionResponse),
-        "MultiInference": (
-            _multi_inference,
-            inference_pb2.MultiInferenceRequest,
-            inference_pb2.MultiInferenceResponse,
-        ),
-        "GetModelMetadata": (
-            _metadata,
-            get_model_metadata_pb2.GetModelMetadataRequest,
-            get_model_metadata_pb2.GetModelMetadataResponse,
-        ),
+        "Predict": (_predict, predict_pb2.PredictRequest),
+        "Classify": (_classify, classification_pb2.ClassificationRequest),
+        "Regress": (_regress, regression_pb2.RegressionRequest),
+        "MultiInference": (_multi_inference, inference_pb2.MultiInferenceRequest),
+        "GetModelMetadata": (_metadata, get_model_metadata_pb2.GetModelMetadataRequest),
     },
     model_service_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name: {
-        "GetModelStatus": (
-            _status,
-            get_model_status_pb2.GetModelStatusRequest,
-            get_model_status_pb2.GetModelStatusResponse,
-        ),
-        "HandleReloadConfigRequest": (
-            _reload,
-            model_management_pb2.ReloadConfigRequest,
-            model_management_pb2.ReloadConfigResponse,
-        ),
+        "GetModelStatus": (_status, get_model_status_pb2.GetModelStatusRequest),
+        "HandleReloadConfigRequest": (_reload, model_management_pb2.ReloadConfigRequest),
     },
 }
 

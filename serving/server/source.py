@@ -43,8 +43,8 @@ class Source:
         self.models.stirred.set()
         return new
 
-    def poll(self) -> list[str]:
-        """Reads all folders once, and returns the models that there are.
+    def poll(self) -> None:
+        """Reads all folders once.
 
         A base path that cannot be read leaves its own model as it is. (In TF Serving it stops the updates of all.)
         """
@@ -56,7 +56,6 @@ class Source:
             self._configs = configs
             for config in configs.values():
                 self._poll(config)
-            return list(configs)
 
     def live_changed(self) -> bool:
         """Whether some LIVE.json was replaced since the last poll; cheap enough to ask several times a second."""

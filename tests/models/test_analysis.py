@@ -11,16 +11,14 @@ from models.analysis import ImageAnalysis, RatingsAnalysis, TextAnalysis, load
 def test_an_image_analysis_holds_classes_in_their_order_and_the_statistics_of_each_channel(tmp_path):
     values = {"classes": ["b", "a"], "class_counts": {"a": 2, "b": 1}, "mean": [0.1, 0.2, 0.3], "variance": [1, 2, 3]}
     (tmp_path / "analysis.json").write_text(json.dumps(values))
-    assert load(tmp_path, "image") == ImageAnalysis(("b", "a"), {"a": 2, "b": 1}, (0.1, 0.2, 0.3), (1, 2, 3))
+    assert load(tmp_path, "image") == ImageAnalysis(("b", "a"), (0.1, 0.2, 0.3), (1, 2, 3))
 
 
 def test_a_text_analysis_points_to_the_vocabulary_beside_it(tmp_path):
-    values = {"classes": ["neg", "pos"], "class_counts": {"neg": 2, "pos": 1}, "token_quantiles": {"0.5": 7, "1.0": 9}}
+    values = {"classes": ["neg", "pos"], "class_counts": {"neg": 2, "pos": 1}}
     (tmp_path / "analysis.json").write_text(json.dumps(values))
     analysis = load(tmp_path, "sentiment")
-    assert analysis == TextAnalysis(
-        ("neg", "pos"), {"neg": 2, "pos": 1}, {"0.5": 7, "1.0": 9}, tmp_path / "vocabulary.tsv"
-    )
+    assert analysis == TextAnalysis(("neg", "pos"), tmp_path / "vocabulary.tsv")
 
 
 def test_class_names_of_any_script_come_back_as_they_were(tmp_path):
@@ -40,7 +38,6 @@ def test_a_ratings_analysis_keeps_users_items_and_counts_in_the_same_order(tmp_p
         users=("u\u2028 1", "u2"),
         items=("i 2", "i1"),
         user_counts=(2, 1),
-        item_counts=(1, 2),
         seen=(("i1", "i 2"), ("i1",)),
         global_mean=3.5,
         lowest=1.0,
@@ -49,7 +46,7 @@ def test_a_ratings_analysis_keeps_users_items_and_counts_in_the_same_order(tmp_p
 
 
 def test_an_analysis_cannot_be_changed_in_place():
-    analysis = ImageAnalysis(("a",), {"a": 1}, (0.0,), (1.0,))
+    analysis = ImageAnalysis(("a",), (0.0,), (1.0,))
     with pytest.raises(dataclasses.FrozenInstanceError):
         analysis.mean = (1.0,)
 
@@ -63,5 +60,4 @@ def test_what_the_tests_make_is_what_the_models_read(task, tmp_path):
         assert len(analysis.users) == len(analysis.user_counts) == len(analysis.seen) > 1
         assert analysis.lowest <= analysis.global_mean <= analysis.highest
     else:
-        assert sum(analysis.class_counts.values()) == tiny.SIZES["train"]
-        assert set(analysis.class_counts) == set(analysis.classes)
+        assert len(analysis.classes) == 2

@@ -12,7 +12,7 @@ from models.analysis import ImageAnalysis
 from models.options import Image
 
 OPTIONS = Image(height=8, width=8, filters=(4, 8), convolutions=1, flip=True, crop=2)
-ANALYSIS = ImageAnalysis(("dark", "light"), {"dark": 1, "light": 1}, (0.5, 0.5, 0.5), (0.08, 0.08, 0.08))
+ANALYSIS = ImageAnalysis(("dark", "light"), (0.5, 0.5, 0.5), (0.08, 0.08, 0.08))
 
 
 def pixels(count: int = 6, size: int = 8) -> np.ndarray:

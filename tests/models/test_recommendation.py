@@ -16,7 +16,6 @@ ANALYSIS = RatingsAnalysis(
     users=("ann", "bob"),
     items=("a", "b", "c"),
     user_counts=(2, 1),
-    item_counts=(1, 1, 1),
     seen=(("a", "c"), ("b",)),
     global_mean=3.0,
     lowest=1.0,

@@ -19,7 +19,7 @@ OPTIONS = Sentiment(vocabulary_size=4, max_tokens=5, embedding=8, units=4, dropo
 @pytest.fixture
 def analysis(tmp_path: Path) -> TextAnalysis:
     (tmp_path / "vocabulary.tsv").write_text("film\t9\ngood\t5\nbad\t4\ncafé\t2\nrare\t1\n", encoding="utf-8")
-    return TextAnalysis(("neg", "pos"), {"neg": 1, "pos": 1}, {"1.0": 5}, tmp_path / "vocabulary.tsv")
+    return TextAnalysis(("neg", "pos"), tmp_path / "vocabulary.tsv")
 
 
 def tokens(text: str | bytes) -> list[str]:

@@ -52,12 +52,12 @@ def analysis_of(options: Options) -> Analysis:
     if isinstance(options, Image):
         classes = tuple(f"class {i}" for i in range(CLASSES))
         channels = options.channels
-        return ImageAnalysis(classes, dict.fromkeys(classes, 1), (0.47,) * channels, (0.08,) * channels)
+        return ImageAnalysis(classes, (0.47,) * channels, (0.08,) * channels)
     if isinstance(options, Sentiment):
         vocabulary = Path(tempfile.gettempdir()) / "is not read: tokens are given"
-        return TextAnalysis(("neg", "pos"), {"neg": 1, "pos": 1}, {"1.0": options.max_tokens}, vocabulary)
+        return TextAnalysis(("neg", "pos"), vocabulary)
     users, items = ([f"{kind}{i}" for i in range(count)] for kind, count in (("u", USERS), ("i", ITEMS)))
-    return RatingsAnalysis(tuple(users), tuple(items), (1,) * USERS, (1,) * ITEMS, ((),) * USERS, 3.1, 1.0, 5.0)
+    return RatingsAnalysis(tuple(users), tuple(items), (1,) * USERS, ((),) * USERS, 3.1, 1.0, 5.0)
 
 
 def batch_of(options: Options, seed: int) -> tuple[dict[str, np.ndarray], np.ndarray]:

@@ -14,7 +14,7 @@ import tensorflow as tf
 from pipeline import checkpoints, manifest
 from pipeline.errors import CANNOT_WRITE, Corrupt, UserError
 from tests import faults, invariants
-from tests.numbered import KEEP, kept, said, state, steps, submit
+from tests.numbered import KEEP, kept, restored, said, state, steps, submit
 
 
 @contextmanager
@@ -107,6 +107,17 @@ def test_a_kept_checkpoint_has_the_best_of_its_own_time_beside_it(tmp_path):
             writer.close()
             assert invariants.broken(tmp_path, committed=True) == []
     assert steps(tmp_path / "checkpoints") == [5, 6, 7]
+
+
+@pytest.mark.parametrize(("submitted", "left"), [([4], [1, 2, 4]), ([3, 4], [1, 3, 4])])
+def test_a_damaged_checkpoint_takes_no_whole_ones_place_until_it_is_written_anew(submitted, left, tmp_path):
+    root, damaged = kept(tmp_path) / "checkpoints", set[str]()
+    next((root / "000000003").glob("state.data*")).write_bytes(b"")
+    assert restored(root, damaged=damaged) == 2
+    with checkpoints.Writer(root, KEEP, damaged=damaged) as writer:
+        for step in submitted:
+            submit(writer, step)
+    assert steps(root) == left
 
 
 def test_nothing_is_removed_before_the_new_one_is_read_back_whole(tmp_path, monkeypatch):

@@ -289,26 +289,6 @@ def test_a_damaged_checkpoint_does_not_push_out_the_one_that_the_run_went_on_to(
     assert [int(path.name) for path in checkpoints.listed(tmp_path)] == [1, 3]
 
 
-def test_a_damaged_checkpoint_that_the_run_overtook_takes_no_whole_ones_place(tmp_path):
-    saved_at(tmp_path, 1, 2)
-    HARMS["a flipped bit"](tmp_path / "000000002")
-    pair, damaged = Pair(), set[str]()
-    checkpoints.restore(tmp_path, pair.model, pair.optimizer, damaged)
-    assert damaged == {"000000002"}
-    with checkpoints.Writer(tmp_path, 2, damaged=damaged) as writer:
-        writer.submit(3, checkpoints.arrays(tmp_path / "000000001"), {}, None)
-    assert [int(path.name) for path in checkpoints.listed(tmp_path)] == [1, 3]
-
-
-def test_a_damaged_checkpoint_that_is_written_anew_counts_again(tmp_path):
-    saved_at(tmp_path, 1, 2)
-    HARMS["a flipped bit"](tmp_path / "000000002")
-    with checkpoints.Writer(tmp_path, 2, damaged={"000000002"}) as writer:
-        for step in (2, 3):
-            writer.submit(step, checkpoints.arrays(tmp_path / "000000001"), {}, None)
-    assert [int(path.name) for path in checkpoints.listed(tmp_path)] == [2, 3]
-
-
 def test_a_writer_tidies_up_what_a_killed_process_left_whatever_its_host_and_number(tmp_path):
     saved_at(tmp_path, 1)
     for name in (f".tmp-{socket.gethostname()}-{os.getpid()}-0a", ".tmp-elsewhere-1-0b"):

@@ -55,9 +55,9 @@ def described(rng, folder: Path) -> dict:
     """What exports of the three tasks would say, as one."""
     vocabulary = folder / "vocabulary.tsv"
     vocabulary.write_text("".join(f"{word}\t1\n" for word in WORDS))
-    text = TextAnalysis(("a", "b"), {}, {}, vocabulary)
-    ratings = RatingsAnalysis(tuple(IDS), tuple(IDS), (), (), (), 3.0, 1.0, 5.0)
-    image = ImageAnalysis(("a",), {}, (), ())
+    text = TextAnalysis(("a", "b"), vocabulary)
+    ratings = RatingsAnalysis(tuple(IDS), tuple(IDS), (), (), 3.0, 1.0, 5.0)
+    image = ImageAnalysis(("a",), (), ())
     found = statistics.features({"text": texts(rng, 500)}, text, Sentiment())
     found |= statistics.features({"user_id": ids(rng, 500), "item_id": ids(rng, 500)}, ratings, Recommendation())
     return found | statistics.features({"image_bytes": images(rng, 300)}, image, Image())

@@ -65,7 +65,7 @@ def write_records(directory, rows: int = ROWS):
                 text = f"{i} {'good' if fresh else 'bad'}" + " word" * (450 if i % 5 == 0 else 10)
                 label = CLASSES[fresh if i % 20 else not fresh]
                 writer.write(records.encode({"id": f"row{i}", "text": text, "label": label}, "sentiment"))
-        analysis = {"classes": CLASSES, "class_counts": {}, "token_quantiles": {}}
+        analysis = {"classes": CLASSES, "class_counts": {}}
         (draft.path / "analysis.json").write_text(json.dumps(analysis))
         (draft.path / "vocabulary.tsv").write_text("")
     return directory

@@ -84,7 +84,7 @@ def unfinished_run() -> Path:
         ("run imdb --data.test-fraction 1", "--data.test-fraction 1.0: give a share"),
         ("run imdb --run.name ../x", "--run.name '../x': use 1 to 64 letters"),
         ("train imdb --run.model a/b", "--run.model 'a/b': use 1 to 64 letters"),
-        ("demo --rot x", "unrecognized arguments: --rot x. `minibatch demo --help`"),
+        ("demo --rot x", "unrecognized arguments: --rot x; `minibatch demo --help`"),
     ],
 )
 def test_a_wrong_word_is_one_line_and_usage(refused, words, said):

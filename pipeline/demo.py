@@ -60,7 +60,7 @@ def serve_and_ask(root: Path) -> None:
     rest, grpc = child.free_ports(2)
     words = ["serve", "--serving_root", str(root / "exports"), "--rest_api_port", str(rest), "--port", str(grpc)]
     print(f"\n$ minibatch {' '.join(words)} &", flush=True)
-    server = subprocess.Popen([sys.executable, "-m", "pipeline", *words])
+    server = child.start(words)
     try:
         await_model(server, rest, [preset_of(name).run.model for name in SAMPLES])
         for protocol, port in (("rest", rest), ("grpc", grpc)):

@@ -10,6 +10,7 @@ import hashlib
 import hmac
 import json
 import os
+import re
 import shutil
 import socket
 import uuid
@@ -147,14 +148,19 @@ def sweep(parent: Path, alone: bool = False) -> list[Path]:
     `alone`: the caller holds a lock on `parent`, so that every draft there is a dead one's, whatever its host and
     process: in a container the next process has another host name, or the same number.
     """
-    prefix = f".tmp-{socket.gethostname()}-"
+    mine = re.compile(rf"\.tmp-{re.escape(socket.gethostname())}-(\d+)-[^-]+")
     removed = []
     for path in Path(parent).glob(".tmp-*"):
-        process = path.name.removeprefix(prefix).split("-")[0]
-        if alone or (path.name.startswith(prefix) and process.isdigit() and not _alive(int(process))):
+        made = mine.fullmatch(path.name)
+        if alone or (made and not _alive(int(made[1]))):
             path.unlink(missing_ok=True) if path.is_file() else shutil.rmtree(path, ignore_errors=True)
             removed.append(path)
     return removed
+
+
+def files_fingerprint(directory: Path) -> str:
+    """The fingerprint of a committed directory's files, by its manifest. Raises Corrupt."""
+    return fingerprint(read(directory)["files"])
 
 
 def digest(path: Path) -> str:

@@ -87,7 +87,15 @@ def find(config: Config) -> Path:
             "makes them.",
             MISSING,
         )
-    return max(made, key=lambda directory: directory.stat().st_mtime)
+    newest = max(made, key=lambda directory: directory.stat().st_mtime)
+    if len(made) > 1:
+        others = ", ".join(sorted(directory.name for directory in made if directory != newest))
+        log.warning(
+            "%s holds several records for these settings, of other rows or by other code (%s); the one that was "
+            "preprocessed last is taken: %s",
+            *(config.records_root, others, newest.name),
+        )
+    return newest
 
 
 def load(directory: Path, split: str, task: str) -> dict[str, np.ndarray]:

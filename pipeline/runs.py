@@ -106,6 +106,14 @@ def existing_run(config: Config) -> Path:
     return newest
 
 
+def records_of(described: dict[str, Any], root: Path) -> Path:
+    """The records of a run under `root`: beside it, or else where they were noted, which may be relative to the folder
+    that the command ran in."""
+    noted = Path(described["records"])
+    beside = Path(root, "records", *noted.parts[-2:])
+    return beside if beside.is_dir() else noted
+
+
 def exported(run_dir: Path) -> Path:
     """The run's export. Raises UserError(MISSING) when there is none."""
     if not manifest.is_committed(run_dir / "export"):

@@ -110,4 +110,4 @@ def _trained(config: Config) -> tuple[Path, Path]:
     """The newest run of this name and the records it was trained on."""
     run_dir = runs.existing_run(config)
     runs.same_settings(config, run_dir)
-    return run_dir, Path(json.loads((run_dir / "config.json").read_text())["records"])
+    return run_dir, runs.records_of(runs.read(run_dir / "config.json"), config.run.root)

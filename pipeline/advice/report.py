@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline import manifest
+from pipeline import manifest, runs
 from pipeline.advice import findings
 from pipeline.advice.text import duration, flatten, number
 from pipeline.errors import MISSING, USAGE, Corrupt, UserError
@@ -50,11 +50,15 @@ def report(run_dir: Path) -> Path:
     described, plan, training, evaluation, decision, pushed = (
         _json(run_dir / f"{name}.json") for name in ("config", "plan", "training", "evaluation", "decision", "pushed")
     )
-    records = _json(Path(described["records"]) / manifest.NAME) if described.get("records") else {}
-    config, lines = described.get("config", {}), journal.read(run_dir)
+    resolved = run_dir.resolve()
+    records: Json = {}
+    if described.get("records"):
+        records = _json(runs.records_of(described, resolved.parents[2]) / manifest.NAME)
+    # Gate and names are those of the decision: they may change while the run, which does not depend on them, stays.
+    config, lines = {**described.get("config", {}), **decision.get("settings", {})}, journal.read(run_dir)
+    described = {**described, "config": config}
     gate, task = config.get("gate", {}), config.get("task")
     key = findings.key_metric(gate, evaluation, task)
-    resolved = run_dir.resolve()
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,

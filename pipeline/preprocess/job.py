@@ -1,6 +1,7 @@
 """From a source to a committed directory of records."""
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -33,6 +34,7 @@ def preprocess(config: Config, source: Source | None = None) -> Path:
     directory = config.records_root / fingerprint
     if directory.exists():
         _verify(directory)
+        os.utime(directory)  # for `records.find`, which takes the newest
         _say(f"{directory} is there already")
         return directory
     manifest.sweep(config.records_root)

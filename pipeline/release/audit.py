@@ -152,10 +152,12 @@ def _code(parents: dict[str, Any]) -> str:
 
 
 def _place(recorded: str | None, home: Path) -> Path | None:
-    """A path as it was noted, or where its last three parts lie beside exports/: trees are moved as a whole."""
-    if recorded is None or Path(recorded).exists():
-        return Path(recorded) if recorded else None
-    return home.joinpath(*Path(recorded).parts[-3:])
+    """A path as it was noted, or where its last three parts lie beside exports/: trees are moved as a whole, and what
+    was noted relative to the folder that the command ran in lies beside exports/, wherever the audit runs."""
+    if recorded is None:
+        return None
+    noted = Path(recorded)
+    return noted if noted.is_absolute() and noted.exists() else home.joinpath(*noted.parts[-3:])
 
 
 def _recorded(facts: dict[str, Any], name: str, what: str) -> Any:

@@ -1,10 +1,14 @@
-"""The embedded server as a child process: ports for it, and its end."""
+"""The embedded server as a child process: ports for it, and its end, which is at the latest that of its parent."""
 
+import ctypes
+import os
 import signal
 import socket
 import subprocess
+import sys
 
 STOP_SECONDS = 20
+_PR_SET_PDEATHSIG = 1  # of Linux' prctl.h
 
 
 def free_ports(count: int) -> list[int]:
@@ -15,6 +19,11 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
+def start(words: list[str], **options) -> subprocess.Popen:
+    """`minibatch` with these words, told to stop when this thread ends, however that is: kill -9 runs no `finally`."""
+    return subprocess.Popen([sys.executable, "-m", __name__, str(os.getpid()), *words], **options)
+
+
 def stop(server: subprocess.Popen) -> None:
     """Returns when it has ended, after the requests under way or by force."""
     server.send_signal(signal.SIGTERM)
@@ -23,3 +32,13 @@ def stop(server: subprocess.Popen) -> None:
     except subprocess.TimeoutExpired:
         server.kill()
         server.wait()
+
+
+def main() -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)  # stays through execv
+    if os.getppid() == int(sys.argv[1]):  # else it has ended before
+        os.execv(sys.executable, [sys.executable, "-m", "pipeline", *sys.argv[2:]])
+
+
+if __name__ == "__main__":
+    main()

@@ -21,6 +21,7 @@ shown beside the value, and where the threshold lies inside it the text says so:
 tolerance is meant.
 """
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -29,8 +30,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import manifest
-from pipeline.config import Config, Gate
-from pipeline.errors import UserError
+from pipeline.config import Config, Gate, to_json
+from pipeline.errors import UserError, redacted
 from pipeline.release.answers import side_by_side
 from pipeline.release.evaluate import Evaluation, evaluate, load_export, load_rows
 from pipeline.release.exposure import exposure
@@ -67,10 +68,14 @@ class Decision:
     """Slices that were too small to compare, a line each."""
     champion: int | None = None
     """Version of the live model it was compared with."""
+    champion_export: str = ""
+    """Fingerprint of that version's files: another model may have the same number."""
     notes: tuple[str, ...] = ()
     """What a reader of the comparison should know, a line each."""
     export: str = ""
     """Fingerprint of the files that were judged."""
+    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """The sections `gate` and `run` of the configuration that it was judged by."""
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -133,12 +138,21 @@ def gate(export_dir: Path, evaluation: Evaluation, records_dir: Path, config: Co
             f"({problem.rstrip('.')}). Move that folder away to be judged without it, or give the candidate another "
             "name with --run.model, and repeat the command."
         )
-    decision = judge(evaluation, champion, config.gate, problem)
+    ours, theirs = manifest.files_fingerprint(export_dir), ""
+    notes: list[str] = []
+    if version:
+        with contextlib.suppress(UserError):  # not committed by us: refused already
+            theirs = manifest.files_fingerprint(version)
+        notes = [exposure(version, records_dir, config)]
+        if ours == theirs:
+            notes.append(f"{version}, which is live, is this very export: it was compared with itself.")
     decision = dataclasses.replace(
-        decision,
+        judge(evaluation, champion, config.gate, problem),
         champion=standing.stable if standing else None,
-        notes=tuple(filter(None, [exposure(version, records_dir, config)] if version else [])),
-        export=manifest.fingerprint(manifest.read(export_dir)["files"]),
+        champion_export=theirs,
+        notes=tuple(filter(None, notes)),
+        export=ours,
+        settings={name: redacted(to_json(getattr(config, name))) for name in ("gate", "run")},
     )
     for note in decision.notes:
         log.warning("%s", note)

@@ -75,11 +75,11 @@ class Event:
     why: str
 
     @property
-    def undone(self) -> int | None:
-        """The version that a rollback took out of service: a canary, or what was stable."""
+    def undone(self) -> set[int]:
+        """The versions that a rollback took out of service: a canary, what was stable, or both."""
         if self.event != "rollback" or self.before is None:
-            return None
-        return self.before.canary if self.before.stable == self.after.stable else self.before.stable
+            return set()
+        return {v for v in (self.before.stable, self.before.canary) if v not in (None, self.after.stable)}
 
 
 def versions(root: Path) -> dict[int, Path]:
@@ -123,14 +123,14 @@ def events(root: Path) -> list[Event]:
     return _events(Path(root) / JOURNAL)[0]
 
 
-def rolled_back(root: Path, version: int) -> Event | None:
-    """The event that took `version` out of service, unless it came back since. Raises Corrupt."""
-    for event in reversed(events(root)):
-        if event.undone == version:
-            return event
-        if version in (event.after.stable, event.after.canary):
-            return None
-    return None
+def rolled_back(root: Path) -> dict[int, Event]:
+    """The versions that were taken out of service and did not come back since, with the event. Raises Corrupt."""
+    found: dict[int, Event] = {}
+    for event in events(root):
+        found |= dict.fromkeys(event.undone, event)
+        for version in (event.after.stable, event.after.canary):
+            found.pop(version, None)  # type: ignore[arg-type]
+    return found
 
 
 @contextmanager

@@ -108,7 +108,12 @@ def _canary(given: argparse.Namespace) -> None:
     print(rollout.canary(root, given.version, given.percent, given.why), flush=True)
     state = live.current(root)
     if state and state.canary == given.version:
-        print(trial.watch(root, read, first, limits, given.max_seconds, given.every))
+        try:
+            print(trial.watch(root, read, first, limits, given.max_seconds, given.every))
+        except rollout.Overtaken as error:
+            if not error.promoted:
+                raise
+            print(error)
 
 
 def _status(given: argparse.Namespace) -> None:

@@ -22,7 +22,7 @@ def publish(run_dir: Path, records_dir: Path, root: Path, percent: float = 100, 
 
     What is stable, or the canary, already stays as it is. The first version of a root is always stable. Raises
     Refused when the gate did not accept this export beside the version that is stable now, when a canary is under
-    way, or when this very export was rolled back last; UserError and Corrupt as `push` and `live.locked` do.
+    way, or when this very export was rolled back; UserError and Corrupt as `push` and `live.locked` do.
     """
     run_dir, export = Path(run_dir), Path(run_dir) / "export"
     decision = accepted(run_dir)
@@ -115,17 +115,22 @@ def _release(export: Path, root: Path, parents: dict[str, Any], percent: float, 
                 f"{root}: version {state.canary} is a canary; `minibatch promote {root.name}` or `minibatch rollback "
                 f"{root.name}` first."
             )
-        last = newest(root)
-        if last and (undone := live.rolled_back(root, last)) and _same(files, versions(root)[last]):
-            raise Refused(
-                f"{root / str(last)} is this export, and it was rolled back ({undone.when}, {undone.who}: "
-                f"{undone.why}); `minibatch canary {root.name} --version {last}` tries it again."
-            )
+        for number, undone in live.rolled_back(root).items():
+            if _same(files, versions(root).get(number)):
+                raise Refused(
+                    f"{root / str(number)} is this export, and it was rolled back ({undone.when}, {undone.who}: "
+                    f"{undone.why}); `minibatch canary {root.name} --version {number}` tries it again."
+                )
     judged, stable = parents["decision"]["champion"], state.stable if state else None
     if judged != stable:
         raise Refused(
             f"{root}: version {stable} went live after the export was judged against "
             f"{'no version' if judged is None else f'version {judged}'}: run `minibatch gate` again, then push."
+        )
+    if state and parents["decision"].get("champion_export") != manifest.files_fingerprint(versions(root)[state.stable]):
+        raise Refused(
+            f"{root}: the export was judged against version {judged} of another model: run `minibatch gate` with the "
+            "same options, then push."
         )
     live.adopt(root)
     version = push(export, root, parents, key)

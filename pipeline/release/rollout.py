@@ -14,6 +14,14 @@ from pipeline.release import live
 from pipeline.release.live import Live
 
 
+class Overtaken(Refused):
+    """Somebody else decided about the canary meanwhile; `promoted`: it is stable now."""
+
+    def __init__(self, root: Path, canary: int, promoted: bool):
+        super().__init__(f"{root.name}: somebody else decided about the canary {canary} meanwhile; see its journal.")
+        self.promoted = promoted
+
+
 def canary(root: Path, version: int, percent: float, why: str = "") -> str:
     """`percent` of the requests go to `version`, which was pushed before. Raises UserError when it is not there or
     damaged, and Refused while another version is the canary."""
@@ -29,9 +37,10 @@ def canary(root: Path, version: int, percent: float, why: str = "") -> str:
         return f"{root.name}: version {version} gets {percent:g}% of the requests, version {state.stable} the others."
 
 
-def promote(root: Path, why: str = "") -> str:
-    """The canary becomes stable, and what was stable stays loaded. Raises UserError without a canary."""
-    with _changing(root) as state:
+def promote(root: Path, why: str = "", judged: int | None = None) -> str:
+    """The canary becomes stable, and what was stable stays loaded. Raises UserError without a canary, and Overtaken
+    when it is not the one that was `judged`."""
+    with _changing(root, judged) as state:
         if state.canary is None:
             if _last(root) == "promote":
                 return f"{root.name}: version {state.stable} was promoted already."
@@ -41,13 +50,14 @@ def promote(root: Path, why: str = "") -> str:
         return f"{root.name}: version {state.canary} is stable, version {state.stable} stays loaded."
 
 
-def rollback(root: Path, version: int | None = None, why: str = "") -> str:
+def rollback(root: Path, version: int | None = None, why: str = "", judged: int | None = None) -> str:
     """Takes the canary away; without one the previous version is stable again, or `version` if it is given.
 
     Without `version` a second rollback in a row does nothing: what it would go back to was never said to be good.
-    Raises UserError when there is no version to go back to.
+    Raises UserError when there is no version to go back to, and Overtaken when the canary is not the one that was
+    `judged`.
     """
-    with _changing(root) as state:
+    with _changing(root, judged) as state:
         if version is None and state.canary is not None:
             after = Live(state.stable, state.previous)
             live.commit(root, "rollback", state, after, why or "by hand")
@@ -64,8 +74,8 @@ def rollback(root: Path, version: int | None = None, why: str = "") -> str:
 
 
 @contextmanager
-def _changing(root: Path) -> Iterator[Live]:
-    """Inside the lock: what is live."""
+def _changing(root: Path, judged: int | None = None) -> Iterator[Live]:
+    """Inside the lock: what is live; its canary is the one that was `judged`, if one was."""
     nothing = UserError(f"{root} holds no version yet: `minibatch push` places the first.", MISSING)
     if not root.is_dir():
         raise nothing
@@ -73,7 +83,15 @@ def _changing(root: Path) -> Iterator[Live]:
         state = live.current(root)
         if state is None:
             raise nothing
+        if judged is not None:
+            still(root, state, judged)
         yield state
+
+
+def still(root: Path, state: Live | None, canary: int) -> None:
+    """Raises Overtaken when `canary` is not on trial any more."""
+    if state is None or state.canary != canary:
+        raise Overtaken(root, canary, promoted=state is not None and state.stable == canary)
 
 
 def _last(root: Path) -> str:

@@ -31,7 +31,7 @@ def watch(
 
     `read` gives each server's traffic by version, and raises UserError when one is silent; `last` is what it gave
     before. Raises Refused when the canary was rolled back: for what the judge says, for silence, or for being
-    undecided after `max_seconds`.
+    undecided after `max_seconds`; and Overtaken, whatever the judge says, when somebody else decided meanwhile.
     """
     state = live.current(root)
     if state is None or state.canary is None:
@@ -42,12 +42,7 @@ def watch(
     verdict = Verdict("wait", "nothing was asked yet")
     while now() < end and now() < heard + SILENCE:
         sleep(every)
-        standing = live.current(root)
-        if standing is None or standing.canary != state.canary:
-            said = f"{root.name}: somebody else decided about the canary {state.canary} meanwhile; see its journal."
-            if standing is None or standing.stable != state.canary:
-                raise Refused(said)
-            return said
+        rollout.still(root, live.current(root), state.canary)
         try:
             page = read()
         except UserError as error:
@@ -66,12 +61,12 @@ def watch(
         if verdict.decision != "wait":
             break
     if verdict.decision == "promote":
-        return rollout.promote(root, f"judged {verdict.why}")
+        return rollout.promote(root, f"judged {verdict.why}", state.canary)
     why = f"judged {verdict.why}"
     if verdict.decision == "wait":
         silent = now() >= heard + SILENCE
         why = f"no metrics for {SILENCE:g} s" if silent else f"undecided after {max_seconds:g} s, {verdict.why}"
-    rollout.rollback(root, why=why)
+    rollout.rollback(root, why=why, judged=state.canary)
     raise Refused(f"{root.name}: the canary {state.canary} was rolled back: {why}.")
 
 

@@ -111,8 +111,8 @@ def booted(export: Path, model: str) -> Iterator[tuple[subprocess.Popen, dict[st
         words += [f"--rest_api_port={ports[0]}", f"--port={ports[1]}", "--max_num_load_retries=0"]
         log = Path(folder) / "log"
         with open(log, "wb") as output:
-            server = subprocess.Popen(
-                [sys.executable, "-m", "pipeline", "serve", *words],
+            server = child.start(
+                ["serve", *words],
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},

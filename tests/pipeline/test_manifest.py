@@ -244,6 +244,7 @@ def test_a_place_without_a_manifest_is_missing_not_corrupt(tmp_path, make):
 def test_sweep_removes_only_what_dead_processes_of_this_host_left(tmp_path):
     host, dead = socket.gethostname(), dead_process()
     stay = [f".tmp-{host}-{os.getpid()}-0a", ".tmp-elsewhere-1-0a", ".tmp-x", "made", f".tmp-{host}-1-0a"]
+    stay.append(f".tmp-{host}-{dead}-1-0a")  # of a host whose name only begins like this one's
     go = [f".tmp-{host}-{dead}-0a", f".tmp-{host}-{10**30}-0a"]
     for name in (*stay, *go):
         (tmp_path / name / "state").mkdir(parents=True)

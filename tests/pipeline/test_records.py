@@ -164,13 +164,17 @@ def with_data(config, **changes):
     return dataclasses.replace(config, data=dataclasses.replace(config.data, **changes))
 
 
-def test_find_gives_the_newest_records_with_these_settings(tmp_path):
+def test_find_gives_the_newest_records_with_these_settings_and_says_so(tmp_path, caplog):
     config = tiny.config("sentiment", tmp_path)
     preprocessed(config, "a" * 16, seconds=100)
     newest = preprocessed(config, "b" * 16, seconds=300)
     preprocessed(config, "c" * 16, seconds=200)
     preprocessed(config, "d" * 16, seconds=900, limit=50)
     assert records.find(config) == newest
+    assert (
+        f"(aaaaaaaaaaaaaaaa, cccccccccccccccc); the one that was preprocessed last is taken: {newest.name}"
+        in caplog.text
+    )
 
 
 def test_find_does_not_ask_where_the_source_was_and_how_it_was_read(tmp_path):

@@ -112,6 +112,16 @@ def test_records_moved_to_another_folder_are_the_same_records(config):
     assert opened(config) == opened(config, records="/elsewhere/0123456789abcdef")
 
 
+def test_the_records_of_a_run_are_found_from_any_folder(tmp_path, monkeypatch):
+    described = {"records": "records/digits/0123"}
+    made = tmp_path / "project" / "records" / "digits" / "0123"
+    made.mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert runs.records_of(described, tmp_path / "project") == made
+    assert runs.records_of({"records": "/elsewhere/records/digits/0123"}, tmp_path / "project") == made
+    assert runs.records_of({"records": "/elsewhere/0456"}, tmp_path / "project") == Path("/elsewhere/0456")
+
+
 def test_fresh_makes_the_next_number_and_keeps_the_old(config):
     first = opened(config)
     (first / "training.json").write_text('{"steps": 1}')

@@ -11,7 +11,7 @@ import pytest
 import tyro
 
 from pipeline.advice.report import command, report
-from pipeline.config import Config, to_json
+from pipeline.config import Config, Gate, to_json
 from pipeline.errors import Corrupt, UserError
 from pipeline.presets import preset_of
 from pipeline.training.journal import Journal
@@ -157,6 +157,15 @@ def test_the_page_names_run_preset_verdict_metrics_data_and_lineage(run_dir):
         "label=4 is small",
     ):
         assert expected in text, expected
+
+
+def test_gate_and_name_are_those_that_the_decision_was_made_by(run_dir):
+    decision = json.loads((run_dir / "decision.json").read_text())
+    gate = to_json(Gate(at_least={"accuracy": 0.8765}))
+    write(run_dir, decision={**decision, "settings": {"gate": gate, "run": {"name": "digits", "model": "decided"}}})
+    text = text_of(run_dir)
+    assert "--gate.at-least accuracy 0.8765" in text
+    assert "--run.model decided" in text
 
 
 def test_a_refusal_says_metric_slice_old_new_and_threshold(run_dir):

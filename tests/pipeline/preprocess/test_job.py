@@ -135,7 +135,9 @@ def test_unchanged_inputs_are_a_hit_and_nothing_is_read(literal, config, monkeyp
     source = literal("sentiment")
     first = preprocess(config("sentiment"), source)
     monkeypatch.setattr(runner, "run", lambda _: pytest.fail("ran again"))
+    os.utime(first, (100, 100))
     assert preprocess(config("sentiment", runner_options=("--some=thing",)), source) == first
+    assert first.stat().st_mtime > 100  # the next stage takes what was preprocessed last
     assert capsys.readouterr().err.splitlines()[-1] == f"preprocess: {first} is there already"
 
 

@@ -10,7 +10,7 @@ from pipeline import __main__ as command
 from pipeline import manifest, runs
 from pipeline.errors import MISSING, UserError
 from pipeline.release import live, rollout
-from pipeline.release.audit import audit, lines
+from pipeline.release.audit import _place, audit, lines
 from pipeline.release.push import publish
 
 LINKS = ["live", "version", "decision", "run", "export", "checkpoint", "records", "code"]
@@ -90,6 +90,12 @@ BREAKS = {
 
 def edit(path: Path, name: str, value) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), name: value}))
+
+
+def test_paths_that_were_noted_relative_to_a_folder_lie_beside_the_exports(home, tmp_path, monkeypatch):
+    (tmp_path / "other" / "runs" / "digits" / "0001").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "other")
+    assert _place("runs/digits/0001", home) == home / "runs" / "digits" / "0001"
 
 
 @pytest.mark.parametrize(("change", "names"), BREAKS.values(), ids=BREAKS)

@@ -139,7 +139,7 @@ def test_a_canary_that_fails_or_answers_something_else_is_rolled_back_by_itself(
     assert f"the canary {version} was rolled back: judged after" in done.stderr
     assert live.read(root) == Live(1)
     last = live.events(root)[-1]
-    assert (last.event, last.undone) == ("rollback", version)
+    assert (last.event, last.undone) == ("rollback", {version})
     assert named in last.why
     asked = int(last.why.split()[2])
     assert asked <= 150, last.why

@@ -84,6 +84,7 @@ def test_the_gate_s_decision_carries_the_note_and_says_it(config, tmp_path, monk
     with caplog.at_level(logging.WARNING):
         decision = gate_module.gate(export, found, mine, config, tmp_path)
     assert decision.accepted
-    assert len(decision.notes) == 1
+    assert len(decision.notes) == 2
+    assert "this very export: it was compared with itself" in decision.notes[1]  # as version() copies it
     assert decision.notes[0] in caplog.text
     assert decision.export == manifest.fingerprint(manifest.read(export)["files"])

@@ -29,8 +29,10 @@ def run_of(parent: Path, content: str, champion: int | None = None, **decision) 
 
 
 def judged(run_dir: Path, champion: int | None, **decision) -> None:
-    export = manifest.fingerprint(manifest.read(run_dir / "export")["files"])
-    made = {"accepted": True, "champion": champion, "export": export, "passed": [], "reasons": [], **decision}
+    export = manifest.files_fingerprint(run_dir / "export")
+    live_one = run_dir.parents[2] / "exports" / "digits" / str(champion)
+    against = {"champion": champion, "champion_export": manifest.files_fingerprint(live_one) if champion else ""}
+    made = {"accepted": True, **against, "export": export, "passed": [], "reasons": [], **decision}
     (run_dir / "decision.json").write_text(json.dumps(made))
 
 
@@ -148,6 +150,36 @@ def test_an_export_that_was_rolled_back_is_not_pushed_again_by_a_command_that_is
     assert live.read(root) == Live(1)
     rollout.canary(root, 2, 10)
     assert publish(run_dir, records, root) == root / "2"
+
+
+def test_a_decision_beside_another_models_version_of_the_same_number_is_none_here(tmp_path, records, root):
+    publish(run_of(tmp_path, "a"), records, root)
+    with pytest.raises(Refused, match="judged against version 1 of another model: run `minibatch gate`"):
+        publish(run_of(tmp_path, "b", champion=1, champion_export="that of digits-dev"), records, root)
+    assert set(live.versions(root)) == {1}
+
+
+def test_no_export_that_was_rolled_back_returns_by_repetition_whatever_was_tried_since(tmp_path, records, root):
+    publish(run_of(tmp_path, "a"), records, root)
+    tried = [run_of(tmp_path, name, champion=1) for name in "xy"]
+    for each in tried:
+        publish(each, records, root, percent=20)
+        rollout.rollback(root, why="errors")
+    for each, version in zip(tried, (2, 3), strict=True):
+        with pytest.raises(Refused, match=f"canary digits --version {version}` tries"):
+            publish(each, records, root, percent=20)
+    assert live.read(root) == Live(1)
+
+
+def test_a_rollback_past_a_canary_takes_both_out(tmp_path, records, root):
+    publish(run_of(tmp_path, "a"), records, root)
+    publish(run_of(tmp_path, "b", champion=1), records, root)
+    canary = run_of(tmp_path, "c", champion=2)
+    publish(canary, records, root, percent=20)
+    rollout.rollback(root, 1, "complaints")
+    judged(canary, champion=1)
+    with pytest.raises(Refused, match=r"it was rolled back .*: complaints"):
+        publish(canary, records, root)
 
 
 def test_a_root_from_before_there_was_a_live_file_is_taken_over_as_it_is_served(tmp_path, records, root):

@@ -77,7 +77,7 @@ def test_a_canary_with_a_fifth_of_errors_is_rolled_back_within_fifty_of_its_requ
     assert raised.value.code == REFUSED
     assert live.read(root) == Live(1)
     *_, last = live.events(root)
-    assert (last.event, last.undone) == ("rollback", 2)
+    assert (last.event, last.undone) == ("rollback", {2})
     assert "failed, at the stable version" in last.why
     assert servers.read()[0][2].total <= 50
 
@@ -155,7 +155,25 @@ def test_a_decision_by_somebody_else_ends_the_watch_and_is_not_overruled(root):
 def test_a_promotion_by_somebody_else_ends_the_watch_as_a_promotion(root):
     servers = Servers(rate=1)
     servers.asleep = lambda: rollout.promote(root, "by hand")
-    assert "somebody else decided" in servers.watch(root)
+    with pytest.raises(rollout.Overtaken, match="somebody else decided") as raised:
+        servers.watch(root)
+    assert raised.value.promoted
+
+
+@pytest.mark.parametrize("decide", ["promote", "rollback"])
+def test_a_judge_that_was_overtaken_while_it_read_decides_about_no_other_canary(decide, root):
+    rollout.rollback(root)
+    rollout.canary(root, 2, 20)
+    before = live.read(root)
+    act = {"promote": rollout.promote, "rollback": rollout.rollback}[decide]
+    with pytest.raises(rollout.Overtaken) as raised:
+        act(root, why="judged", judged=3)
+    assert not raised.value.promoted
+    rollout.promote(root)
+    with pytest.raises(rollout.Overtaken) as raised:
+        act(root, why="judged", judged=2)
+    assert raised.value.promoted
+    assert before.canary == live.read(root).stable == 2
 
 
 def test_a_watch_that_was_killed_is_taken_up_by_the_same_command(root):

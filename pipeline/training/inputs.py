@@ -21,22 +21,24 @@ from pipeline.training.rows import Rows
 WINDOW = 64  # batches among which texts are sorted by length, so that a batch holds texts of similar length
 SHUFFLED, BLOCK = 2**20, 2**12  # rows that are shuffled at once, and neighbours that stay together until then
 AHEAD = 3  # calls whose rows are made while one is computed: short ones are too short for that
-WIDTHS = 20  # how many widths texts are padded to where shapes must be static
+WIDTHS = 32  # how many widths texts are padded to where shapes must be static
 
 
 def order(seed: int, epoch: int, rows: int, batch: int, lengths: np.ndarray | None = None) -> np.ndarray:
     """Row numbers of an epoch, [rows]: a permutation. With lengths, windows of it are sorted by length and the batches
-    shuffled, so that padding is small and the order still differs in each epoch."""
+    shuffled, so that padding is small and the order still differs in each epoch. The short batch, which stays last, is
+    cut out of the last window at random: else it would be the longest texts each time."""
     random = np.random.Generator(np.random.PCG64([seed, epoch]))
     permutation = _shuffled(random, rows)
     if lengths is None:
         return permutation
     window = batch * WINDOW
     parts = [permutation[i : i + window] for i in range(0, rows, window)]
-    ordered = np.concatenate([part[np.argsort(lengths[part], kind="stable")] for part in parts])
-    full = rows // batch * batch  # the short batch stays last
-    batches = ordered[:full].reshape(-1, batch)
-    return np.concatenate([batches[random.permutation(len(batches))].ravel(), ordered[full:]])
+    *parts, last = (part[np.argsort(lengths[part], kind="stable")] for part in parts)
+    cut = random.integers(len(last) // batch + 1) * batch
+    short = last[cut : cut + rows % batch]
+    batches = np.concatenate([*parts, last[:cut], last[cut + len(short) :]]).reshape(-1, batch)
+    return np.concatenate([batches[random.permutation(len(batches))].ravel(), short])
 
 
 def _shuffled(random: np.random.Generator, rows: int) -> np.ndarray:
@@ -97,6 +99,7 @@ class Batches:
         self.rows, self.strategy, self.train = rows, strategy, config.train
         self.per_epoch = -(-len(rows) // self.train.batch_size)
         self.share = self.train.batch_size // strategy.num_replicas_in_sync
+        self._distinct = config.task == "image"  # see `examples`
         self.static = self.train.jit or self.train.strategy == "tpu"
         # The rows of a call have one width: of several batches, all would be padded to the longest of all.
         self.widths = widths(rows.lengths) if self.static and rows.lengths is not None else None
@@ -134,11 +137,13 @@ class Batches:
 
     def close(self) -> None:
         self._ahead.shutdown(cancel_futures=True)
+        self._resident, self._next = {}, {}  # not only when the collector finds the cycle through `_order`
 
     def examples(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """(row numbers [batch], weights [batch]) of the update after `step` ones. The last batch of an epoch is filled
-        up with the epoch's first rows, of weight 0: shapes are static, every row counts once an epoch, and batch
-        normalisation sees a whole batch of different rows."""
+        up with rows of weight 0: shapes are static, and every row counts once an epoch. Images are filled up with the
+        epoch's first ones: batch normalisation sees a whole batch of different rows. Ratings and texts, whose rows read
+        tables, with the batch's own: a rule that updates the rows that were read would move those of others."""
         numbers, weights = self._batches(step, 1)
         return numbers[0], weights[0]
 
@@ -149,7 +154,8 @@ class Batches:
             self._ahead.submit(self._order, epoch + 1)
         numbers = every[done * size : (done + count) * size]
         there = np.arange(count * size) < len(numbers)
-        numbers = np.concatenate([numbers, np.resize(every, count * size - len(numbers))])
+        filling = every if self._distinct else numbers[(count - 1) * size :]
+        numbers = np.concatenate([numbers, np.resize(filling, count * size - len(numbers))])
         weights = there.reshape(count, size).astype(np.float32)
         return numbers.reshape(count, size), weights / weights.sum(axis=1, keepdims=True)
 

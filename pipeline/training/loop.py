@@ -217,7 +217,7 @@ class Loop:
         standing, policy = self.standing, self.options.non_finite
         update = standing.step + int(outcome.count) - 1
         words = failure.words(outcome, update, self.batches, self.records_dir, self.config.task)
-        if policy == "skip" and standing.skipped_in_a_row < MOST_SKIPPED:
+        if policy == "skip" and standing.skipped_in_a_row <= MOST_SKIPPED:
             log.warning("%s: %s; the update was skipped.", self.run_dir, words)
             return True
         if policy == "rollback" and len(standing.left_out) < MOST_ROLLBACKS:

@@ -10,6 +10,7 @@ depend on.
 import dataclasses
 import json
 import logging
+import math
 import os
 import time
 from pathlib import Path
@@ -67,6 +68,12 @@ def settle(config: Config, run_dir: Path, rows: Rows, spec: ModelSpec, analysis:
         document = {"chosen": dataclasses.asdict(chosen), "trials": [dataclasses.asdict(trial) for trial in trials]}
         manifest.write_file(path, json.dumps(document, indent=1))
     chosen = runs.read(path)["chosen"]
+    if (chosen["milliseconds"] or 0.0) > CALL_SECONDS * 1e3:
+        log.warning(
+            "one update takes %.1f s: SIGTERM may cut it off, and all since the last checkpoint would be lost; a "
+            "smaller --train.batch-size takes less.",
+            chosen["milliseconds"] / 1e3,
+        )
     return dataclasses.replace(config, train=dataclasses.replace(config.train, **{way: chosen[way] for way in WAYS}))
 
 
@@ -111,7 +118,13 @@ def _known(config: Config, rows: Rows, spec: ModelSpec, analysis: Analysis, stra
             "inputs": {n: [str(c.values.dtype), c.values.shape, c.starts is None] for n, c in rows.inputs.items()},
             "on_disk": rows.on_disk,
             "strategy": [config.train.strategy, strategy.num_replicas_in_sync],
-            "machine": [_processor(), os.cpu_count(), [d.name for d in tf.config.list_logical_devices()]],
+            "analysis": [len(getattr(analysis, name, ())) for name in ("classes", "users", "items")],
+            "machine": [
+                _processor(),
+                len(os.sched_getaffinity(0)),
+                os.environ.get("TF_NUM_INTRAOP_THREADS"),
+                [d.name for d in tf.config.list_logical_devices()],
+            ],
             "versions": [tf.__version__, keras.__version__, os.environ.get("XLA_FLAGS")],
             "code": manifest.code_fingerprint(*runs.CODE),
         }
@@ -166,30 +179,36 @@ def _try(candidate: Trial, config: Config, rows, spec: ModelSpec, analysis: Anal
         way = of(dataclasses.replace(candidate, steps_per_call=calls))
         config = dataclasses.replace(config, train=dataclasses.replace(config.train, **way))
         batches = inputs.Batches(rows, config, strategy)
-        loss, pace = _timed(step.compiled(model, optimizer, spec, config, strategy), batches)
+        loss, pace, slow = _timed(step.compiled(model, optimizer, spec, config, strategy), batches)
         batches.close()
         compared = loss if compared is None else compared
         held = MOST_BYTES // (rows.row_bytes * config.train.batch_size)
-        fitting = max(1, min(int(CALL_SECONDS / pace), MOST, per_epoch, held))
+        fitting = max(1, min(int(CALL_SECONDS / slow), MOST, per_epoch, held))
         # Of a short call most is spent around the updates: then as many as fit are timed as well.
         if calls * pace > CALL_SECONDS / 10 or calls >= fitting:
             return dataclasses.replace(candidate, steps_per_call=fitting, milliseconds=pace * 1e3, loss=compared)
         calls = fitting
 
 
-def _timed(steps, batches: inputs.Batches) -> tuple[float, float]:
-    """The mean loss of the first updates, of as many for each candidate, and the median seconds of an update in calls
-    as the loop makes them. The first traces and compiles; those of one update alone, which are others, are left out."""
-    first = max(1, batches.calls - 1)
-    loss = float(steps(batches.part(0, first), first == 1).loss)
+def _timed(steps, batches: inputs.Batches) -> tuple[float, float, float]:
+    """The mean loss of the first updates, of as many for each candidate, NaN if one was not finite; and the seconds of
+    an update in calls as the loop makes them, the median and what one in ten exceeds, as long texts do. The first calls
+    trace and compile; those of one update alone, which are others, are left out."""
+    losses: list[float] = []
+    made = at = 0
+    while made < COMPARED - 1:  # over several epochs where they are short: the first loss knows nothing of gradients
+        count, *rest = batches.counts(at)
+        outcome = steps(batches.part(at, count), count == 1)
+        losses.append(math.nan if outcome.bad else float(outcome.loss))
+        made, at = made + count, at + count + sum(rest)
     spent: list[float] = []
-    begin, at = time.perf_counter(), batches.calls
+    begin = time.perf_counter()
     while not spent or time.perf_counter() - begin < TRIAL_SECONDS:
         start, (count, *rest) = time.perf_counter(), batches.counts(at)
         outcome = steps(batches.part(at, count), count == 1)
         spent.append((time.perf_counter() - start) / int(outcome.count))
         at += count + sum(rest)
-    return loss, float(np.median(spent))
+    return float(np.mean(losses)), float(np.median(spent)), float(np.quantile(spent, 0.9))
 
 
 def _compared(trial: Trial, plain: Trial) -> Trial:
@@ -197,7 +216,7 @@ def _compared(trial: Trial, plain: Trial) -> Trial:
     apart = abs(mine - reference) / max(abs(reference), 1e-12)
     if apart <= TOLERANCE[trial.precision]:  # not so for NaN
         return trial
-    return dataclasses.replace(trial, note=f"losses differ by {apart:.1%}")
+    return dataclasses.replace(trial, note=f"losses differ by {apart:.1%}" if np.isfinite(mine) else "not finite")
 
 
 def _words(trial: Trial) -> str:

@@ -31,7 +31,7 @@ class Options:
 
 def classifier(*hidden) -> keras.Model:
     """4 -> hidden layers -> 2, from a fixed seed."""
-    keras.backend.clear_session()
+    keras.backend.clear_session(free_memory=False)
     keras.utils.set_random_seed(0)
     x = source = keras.Input([4], name="x")
     for layer in hidden:
@@ -167,7 +167,7 @@ def test_of_a_table_only_the_rows_that_are_read_count():
 
 def trained(task, root, **options):
     """The journal's monitor lines and the last checkpoint's arrays of a run of two epochs."""
-    keras.backend.clear_session()  # layers are numbered on through the life of a process
+    keras.backend.clear_session(free_memory=False)  # layers are numbered on through the life of a process
     run = train(tiny.config(task, root, **options), tiny.records_dir(task, root))
     reader = tf.train.load_checkpoint(str(checkpoints.listed(run / "checkpoints")[-1] / "state"))
     arrays = {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
@@ -199,7 +199,7 @@ def test_on_replicas_the_values_are_those_of_one(tmp_path):
 
 
 def test_gradients_are_added_up_in_pairs_so_that_their_bits_do_not_depend_on_timing():
-    keras.backend.clear_session()
+    keras.backend.clear_session(free_memory=False)
     source = keras.Input([4], name="x")
     x = dense("first")(source)
     model = keras.Model({"x": source}, layers.Dense(2)(keras.layers.add([x, dense("a")(x), dense("b")(x)])))

@@ -1,8 +1,10 @@
 """Claims about the measured execution plan."""
 
 import dataclasses
+import functools
 import json
 
+import keras
 import numpy as np
 import pytest
 
@@ -28,6 +30,14 @@ def final(run_dir) -> list[np.ndarray]:
     return list(checkpoints.arrays(checkpoints.listed(run_dir / "checkpoints")[-1]).values())
 
 
+@pytest.fixture(autouse=True)
+def short(monkeypatch):
+    """Measuring takes no seconds, and forgets the names of layers without a look at every object there is."""
+    monkeypatch.setattr(plan, "TRIAL_SECONDS", 0.05)
+    clear = functools.partial(keras.backend.clear_session, free_memory=False)
+    monkeypatch.setattr(keras.backend, "clear_session", clear)
+
+
 def test_the_fastest_that_agrees_is_chosen():
     fast = dataclasses.replace(PLAIN, jit=True, milliseconds=1.0, note="")
     assert plan.choose([PLAIN, fast]) == fast
@@ -46,7 +56,6 @@ def test_a_candidate_whose_losses_part_from_the_plain_ones_is_not_kept():
     assert plan._compared(near, PLAIN).note == ""
     assert "differ" in plan._compared(dataclasses.replace(near, loss=0.72), PLAIN).note
     assert plan._compared(dataclasses.replace(near, loss=0.72, precision="mixed_bfloat16"), PLAIN).note == ""
-    assert "differ" in plan._compared(dataclasses.replace(near, loss=float("nan")), PLAIN).note
 
 
 def test_bfloat16_is_tried_only_where_it_is_allowed_and_xla_only_where_shapes_are_fixed():
@@ -105,10 +114,43 @@ def test_a_plan_times_calls_that_follow_each_other_as_the_loop_makes_them():
         assert alone == (count == 1)
         return Outcome(0.5, 0.0, count, False, None)
 
-    loss, pace = plan._timed(steps, Batches())
+    loss, pace, slow = plan._timed(steps, Batches())
     assert loss == 0.5
-    assert pace > 0
+    assert 0 < pace <= slow
     assert made[:5] == [(0, 3), (4, 3), (7, 3), (11, 3), (14, 3)]
+
+
+@pytest.mark.parametrize("per_epoch", [1, 2, 40])
+def test_losses_are_compared_over_updates_that_know_of_gradients_however_short_an_epoch_is(per_epoch):
+    class Batches:
+        calls = min(plan.COMPARED, per_epoch)
+
+        def counts(self, at):
+            return [min(self.calls, per_epoch - at % per_epoch)]
+
+        def part(self, at, count):
+            return at, count
+
+    def steps(part, alone):
+        at, count = part
+        return Outcome(float(at), 0.0, count, at == 10**9, None)
+
+    asked = []
+    plan._timed(lambda part, alone: asked.append(part) or steps(part, alone), Batches())
+    first = next(i for i, _ in enumerate(asked) if sum(count for _, count in asked[: i + 1]) >= plan.COMPARED - 1)
+    assert plan._timed(steps, Batches())[0] == np.mean([at for at, _ in asked[: first + 1]])
+
+
+def test_a_candidate_that_is_not_finite_is_not_kept():
+    bad = dataclasses.replace(PLAIN, jit=True, loss=float("nan"), note="")
+    assert plan._compared(bad, PLAIN).note == "not finite"
+
+
+def test_an_update_that_sigterm_may_cut_off_is_told(records, tmp_path, monkeypatch, caplog):
+    slow = [dataclasses.replace(PLAIN, milliseconds=2000.0)]
+    monkeypatch.setattr(plan, "measure", lambda *_: slow)
+    loop.train(tiny.config("recommendation", tmp_path, plan="measured"), records)
+    assert "one update takes 2.0 s: SIGTERM may cut it off" in caplog.text
 
 
 def test_one_call_lasts_half_a_second_and_has_so_many_bytes_of_rows_at_the_most(records, tmp_path, monkeypatch):

@@ -271,7 +271,10 @@ def replicated(make, normalized: bool) -> keras.Model:
         return model_of(make(), normalized, eager=False)
 
 
-@pytest.mark.parametrize("name", ["Schedule-Free AdamW", "average of our AdamW", "average of Keras' Adam"])
+@pytest.mark.parametrize(
+    "name",
+    ["Schedule-Free AdamW", pytest.param("average of our AdamW", marks=pytest.mark.slow), "average of Keras' Adam"],
+)
 def test_two_replicas_validate_and_end_as_one(name):
     make = AVERAGING[name]
     one, two = model_of(make(), normalized=False), replicated(make, normalized=False)

@@ -50,7 +50,11 @@ def signature(mode, stored, dtype):
     return [tf.TensorSpec([None], "int64"), tf.TensorSpec([None, 2], dtype), *others]
 
 
-@pytest.mark.parametrize(**each)
+COSTLY = ("SOAP", "Shampoo")  # eigenvectors under XLA: their own tests compile them, too
+EACH = [pytest.param(c, id=c.name, marks=pytest.mark.slow if c.name in COSTLY else ()) for c in CASES]
+
+
+@pytest.mark.parametrize("case", EACH)
 def test_compiled_updates_are_the_eager_ones(case):
     stored = problem.gradients(shapes=SHAPES)
     assert problem.far(run(case, "jit", stored), run(case, "eager", stored)) < NEAR

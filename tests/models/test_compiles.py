@@ -67,7 +67,11 @@ def bound_to_the_host(function) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("preset", NETWORKS.values())
+ALIKE = ("cifar10-best", "digits-sample")  # other sizes of cifar10-fast and cifar10
+EACH = [pytest.param(preset, marks=pytest.mark.slow if preset in ALIKE else ()) for preset in NETWORKS.values()]
+
+
+@pytest.mark.parametrize("preset", EACH)
 def test_the_training_step_of_a_preset_compiles_and_does_what_it_does_without_xla(preset):
     plain, compiled = training_of(preset), training_of(preset)
     losses = []

@@ -17,6 +17,7 @@ from pipeline import __main__ as command
 from pipeline import arguments, demo, errors, manifest, records, runs, stages
 from pipeline.config import Config, to_json
 from pipeline.errors import CANNOT_WRITE, CHANGED, DATA, INTERRUPTED, MISSING, REFUSED, USAGE, UserError
+from pipeline.training import plan
 from tests import tiny
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -208,7 +209,8 @@ def test_damaged_records_are_one_line_with_the_file_and_start_no_run(refused):
     assert not Path("runs").exists()
 
 
-def test_training_trains_reports_what_is_finished_and_refuses_other_settings(refused, capsys):
+def test_training_trains_reports_what_is_finished_and_refuses_other_settings(refused, capsys, monkeypatch):
+    monkeypatch.setattr(plan, "TRIAL_SECONDS", 0.05)
     committed_records()
     command.main(["train", "ratings-sample", *TINY])
     run_dir, outcome = capsys.readouterr().out.splitlines()[-2:]

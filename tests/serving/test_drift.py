@@ -32,7 +32,7 @@ def no_scores_of_before():
 
 def texts(rng, count: int, known: float = 0.95, length: int = 30) -> np.ndarray:
     def word() -> str:
-        return rng.choice(WORDS) if rng.random() < known else f"new{rng.integers(10**6)}"
+        return WORDS[rng.integers(len(WORDS))] if rng.random() < known else f"new{rng.integers(10**6)}"
 
     made = [" ".join(word() for _ in range(max(1, rng.poisson(length)))) for _ in range(count)]
     return np.array([text.encode() for text in made], object)
@@ -48,7 +48,9 @@ def images(rng, count: int, brightness: float = 0.5, channels: int = 3) -> np.nd
 
 
 def ids(rng, count: int, known: float = 0.98) -> np.ndarray:
-    return np.array([(rng.choice(IDS) if rng.random() < known else "nobody").encode() for _ in range(count)], object)
+    return np.array(
+        [(IDS[rng.integers(len(IDS))] if rng.random() < known else "nobody").encode() for _ in range(count)], object
+    )
 
 
 def described(rng, folder: Path) -> dict:

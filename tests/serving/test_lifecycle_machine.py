@@ -147,4 +147,9 @@ class Lifecycle(RuleBasedStateMachine):
 
 
 TestLifecycle = Lifecycle.TestCase
-TestLifecycle.settings = settings(max_examples=300, stateful_step_count=40, deadline=None)
+TestLifecycle.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+@pytest.mark.slow
+class TestManyLifecycles(Lifecycle.TestCase):
+    settings = settings(max_examples=300, stateful_step_count=40, deadline=None)

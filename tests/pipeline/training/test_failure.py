@@ -80,8 +80,18 @@ def test_by_default_the_run_stops_and_names_the_example(poisoned, records, tmp_p
     assert max(line["step"] for line in read(runs.newest_run(tmp_path / "runs/tiny-recommendation"))) == update - 1
 
 
-@pytest.mark.parametrize("name", ["adam", "lazy_adam", "lion"])  # ours; ours, sparse; Keras' own
-@pytest.mark.parametrize("strategy", ["cpu", "mirrored"])
+@pytest.mark.parametrize(
+    ("name", "strategy"),  # ours; ours, sparse; Keras' own
+    [
+        ("adam", "cpu"),
+        ("lazy_adam", "mirrored"),
+        ("lion", "mirrored"),
+        *(
+            pytest.param(name, strategy, marks=pytest.mark.slow)
+            for name, strategy in (("adam", "mirrored"), ("lazy_adam", "cpu"), ("lion", "cpu"))
+        ),
+    ],
+)
 def test_a_skipped_update_leaves_no_trace(name, strategy, poisoned, records, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         run_dir = train(records, tmp_path, name, strategy=strategy, non_finite="skip")

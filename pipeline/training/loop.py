@@ -101,6 +101,7 @@ class Loop:
         # 2. Model and optimizer, with every variable there before the checkpoint is read.
         self.batches = inputs.Batches(rows, config, strategy)
         self.per_epoch = self.batches.per_epoch
+        self.examples = len(rows) / self.per_epoch  # of an update: the last one of an epoch may have fewer
         self.total = self.options.epochs * self.per_epoch
         with cluster.watched(strategy), strategy.scope():  # each variable goes from the chief to all
             self.model = spec.build(config.model, analysis)
@@ -131,7 +132,7 @@ class Loop:
                 held.callback(lambda: self.journal.close())  # whichever it is then
                 writer = checkpoints.Writer(self.root, self.options.keep, lambda: self.journal.sync(), self.damaged)
                 self.writer = held.enter_context(writer)
-                self.progress = held.enter_context(Progress(self.total, self.options.batch_size, self.standing.step))
+                self.progress = held.enter_context(Progress(self.total, self.examples, self.standing.step))
             held.callback(self.batches.close)
             if self.options.non_finite == "rollback" and self.standing.step == 0:
                 self._save()  # something to go back to
@@ -200,7 +201,7 @@ class Loop:
             "loss": float(np.mean(losses)),
             "learning_rate": float(tf.convert_to_tensor(self.optimizer.learning_rate)),
             "gradient_norm": float(outcome.norm),
-            "examples_per_second": pace * self.options.batch_size,
+            "examples_per_second": pace * self.examples,
         }
         standing = self.standing
         epoch = -(-standing.step // self.per_epoch)
@@ -322,7 +323,7 @@ class Loop:
         self.writer.close()
         self.journal.sync()
         self.standing.seconds = time.perf_counter() - self.started
-        outcome = self.standing.outcome(self.per_epoch, self.total, self.options.batch_size)
+        outcome = self.standing.outcome(self.per_epoch, self.total, self.examples)
         shutil.rmtree(self.run_dir / PREPARED, ignore_errors=True)
         manifest.write_file(self.run_dir / "training.json", json.dumps(outcome, indent=1))
         return ""

@@ -15,7 +15,7 @@ SECONDS_BETWEEN_LINES = 5.0
 
 
 class Progress:
-    """Context manager around a training loop of `total_steps` updates of `batch_size` examples, begun at `start_step`.
+    """Context manager around a training loop of `total_steps` updates of `examples` examples, begun at `start_step`.
 
     Writes to stderr, or to `file`. `clock` gives seconds.
     """
@@ -23,13 +23,13 @@ class Progress:
     def __init__(
         self,
         total_steps: int,
-        batch_size: int,
+        examples: float,
         start_step: int = 0,
         *,
         file: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
     ):
-        self._total, self._batch_size, self._start = total_steps, batch_size, start_step
+        self._total, self._examples, self._start = total_steps, examples, start_step
         self._file = sys.stderr if file is None else file
         self._clock = clock
         self._next_line = -math.inf
@@ -53,7 +53,7 @@ class Progress:
         self, step: int, loss: float, learning_rate: float, gradient_norm: float, examples_per_second: float
     ) -> None:
         """Shows the state after `step` updates."""
-        left = (self._total - step) * self._batch_size / examples_per_second if examples_per_second > 0 else math.nan
+        left = (self._total - step) * self._examples / examples_per_second if examples_per_second > 0 else math.nan
         numbers = (
             f"loss {loss:.4g}  rate {learning_rate:.2e}  |g| {gradient_norm:.3g}  "
             f"{examples_per_second:,.0f}/s  {_duration(left)} left"

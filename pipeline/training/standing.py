@@ -46,15 +46,15 @@ class Standing:
         """Whether the update after `step` ones is left out."""
         return any(first <= step < end for first, end in self.left_out)
 
-    def outcome(self, per_epoch: int, total: int, batch_size: int) -> dict[str, Any]:
-        """training.json."""
+    def outcome(self, per_epoch: int, total: int, examples: float) -> dict[str, Any]:
+        """training.json; `examples` of an update, on average."""
         return {
             "best_checkpoint": self.best_checkpoint,
             "best_epoch": self.best_epoch,
             "best_score": self.best_score,
             "best_step": int(self.best_checkpoint),
             "epochs": self.step // per_epoch,
-            "examples_per_second": self.step * batch_size / self.seconds,
+            "examples_per_second": self.step * examples / self.seconds,
             "left_out": sum(end - first for first, end in self.left_out),
             "seconds": self.seconds,
             "seconds_waiting_for_checkpoints": self.stalled,

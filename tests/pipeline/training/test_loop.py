@@ -204,6 +204,12 @@ def test_a_loss_that_is_not_finite_stops_the_run_in_one_line_and_keeps_the_check
     assert "\n" not in str(raised.value)
 
 
+def test_examples_per_second_count_rows_and_not_what_fills_up_a_batch(records, tmp_path):
+    run_dir = loop.train(tiny.config("recommendation", tmp_path, batch_size=64), records["recommendation"])
+    outcome = json.loads((run_dir / "training.json").read_text())
+    assert outcome["examples_per_second"] * outcome["seconds"] == pytest.approx(2 * tiny.SIZES["train"])
+
+
 def test_a_finished_run_is_returned_as_it_is(records, undisturbed):
     run_dir = undisturbed("recommendation")
     config = tiny.config("recommendation", run_dir.parents[2])

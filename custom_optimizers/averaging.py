@@ -17,6 +17,7 @@ class Follower(Wrapper):
     """
 
     lazy = False
+    follows = True
     decays = False  # it is done here, as a part of the inner update
 
     def __init__(self, inner, **options):

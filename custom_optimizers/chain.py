@@ -16,7 +16,8 @@ def chain(*links, **options) -> "Chain":
         chain(clip_by_global_norm(1.0), AdamW(3e-4), cautious(), decay_weights(0.1, exclude="bias"))
 
     Links before the rule change its gradients, links after it change its steps; multiply_learning_rate may stand
-    anywhere. Raises ValueError if there is no rule or more than one, or a link stands where it would do nothing.
+    anywhere. Raises ValueError if there is no rule or more than one, a link stands where it would do nothing, or one
+    would change the steps of a rule whose averages follow them (Schedule-Free, Lookahead, StochasticWeightAveraging).
     """
     rules = [place for place, link in enumerate(links) if isinstance(link, Optimizer)]
     for link in links:
@@ -44,6 +45,9 @@ class Chain(Wrapper):
                     raise ValueError(
                         f"{type(link).__name__} has no effect {name} the optimizer; move it to the other side."
                     )
+
+        if any(_does(link, "after") for link in self.links[1]):
+            self.untouched()
 
     @property
     def before(self):
@@ -83,7 +87,14 @@ class Chain(Wrapper):
 
 @saving.register_keras_serializable("minibatch")
 class Cautious(Wrapper):
-    """The inner optimizer, each step masked to where it agrees with the gradient; see transforms.cautious."""
+    """The inner optimizer, each step masked to where it agrees with the gradient; see transforms.cautious.
+
+    Raises ValueError for Schedule-Free, Lookahead and StochasticWeightAveraging, whose averages follow their steps.
+    """
+
+    def __init__(self, inner, **options):
+        super().__init__(inner, **options)
+        self.untouched()
 
     def update_all(self, gradients, weights, slots, steps, shared):
         deltas, slots, shared = self.inner.update_all(gradients, weights, slots, steps, shared)

@@ -123,8 +123,9 @@ class EvaluationWeights(keras.callbacks.Callback):
     """Validates, and saves in callbacks that come after it, at the evaluation weights; trains on at the others.
 
     Put it first. Training goes on as it would without it, bit for bit. A checkpoint saved after it at the end of an
-    epoch holds the evaluation weights, and a mark for the optimizer, which goes back to the others when the loaded
-    model is trained on; one saved within an epoch holds the weights of training. At the end of fit the evaluation
+    epoch holds the evaluation weights, and of Schedule-Free a mark for the optimizer, which goes back to the others
+    when the loaded model is trained on; of other averages training would go on from the average. One saved within an
+    epoch holds the weights of training. At the end of fit the evaluation
     weights stay in the model, as Keras does with averages. `batches`: see `evaluating`; they are read once an epoch.
     """
 

@@ -53,6 +53,8 @@ class Optimizer(keras.optimizers.Optimizer):
     additive = False  # True: the delta is a multiple of the gradient, so that slices of a row may be added one by one
     two_points = False  # True: gradients are taken at other weights than those to evaluate
     needs_estimates = False  # True: the loop has to call `estimate` too, which Keras' fit never does
+    outermost = False  # True: it has a part outside of `update_all`, which a wrapper around it would leave out
+    follows = False  # True: its state follows where the weights go, so that nothing else may change its deltas
 
     def __init__(self, learning_rate=0.001, **options):
         if not callable(learning_rate) and not isinstance(learning_rate, dict):
@@ -109,6 +111,9 @@ class Optimizer(keras.optimizers.Optimizer):
             return
         super().build(variables)
         self._selection.build(self.patterns(), variables, self._var_key)
+        if not variables:  # a model that is frozen whole
+            self._state = State([], {}, [])
+            return
         state = []
         for variable in variables:
             own = self._overwrite_variable_with_gradient(variable)  # float8 scales: assigned, never descended
@@ -223,9 +228,10 @@ class Optimizer(keras.optimizers.Optimizer):
         gradients = [ops.cast(gradient, kind) for (_, gradient), kind in zip(pairs, kinds, strict=True)]
         gradients = clipping.clipped(gradients, self.clipnorm, self.global_clipnorm, self.clipvalue)
         count = self.iterations + 1
+        rates = [ops.cast(self.learning_rate, kind) for kind in kinds]
         steps = [
-            Step(ops.cast(count, kind), ops.cast(self.learning_rate, kind), variable, row)
-            for kind, variable, row in zip(kinds, variables, rows, strict=True)
+            Step(ops.cast(count, kind), rate, rate, variable, row)
+            for kind, rate, variable, row in zip(kinds, rates, variables, rows, strict=True)
         ]
         steps, left = self.paced(steps), []
         for place, index in enumerate(indices):
@@ -352,7 +358,7 @@ class Optimizer(keras.optimizers.Optimizer):
     def marks(self) -> list:
         """The variables that are 1 while the model holds evaluation weights that `training` leads back from."""
         leads_back = self.two_points and self.built and not self.use_ema
-        return [self._state.shared["evaluating"]] if leads_back else []
+        return [self._state.shared["evaluating"]] if leads_back and self._state.slots else []
 
     # Which variables decay.
 
@@ -378,8 +384,10 @@ class Optimizer(keras.optimizers.Optimizer):
 
     @classmethod
     def _own_arguments(cls) -> list[str]:
-        known = {"self", "learning_rate", "options", "weight_decay", "inner"}
-        return [name for name in inspect.signature(cls.__init__).parameters if name not in known]
+        known = {"self", "learning_rate", "weight_decay", "inner"}
+        passed_on = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+        parameters = inspect.signature(cls.__init__).parameters.items()
+        return [name for name, each in parameters if name not in known and each.kind not in passed_on]
 
     @classmethod
     def from_config(cls, config, custom_objects=None):

@@ -29,6 +29,8 @@ class SAM(Wrapper):
     gradient_accumulation_steps: each mini-batch would have to be kept for its second gradient.
     """
 
+    outermost = True
+
     def __init__(self, inner, rho=0.05, **options):
         super().__init__(inner, **options)
         self.rho = ranges.not_negative("rho", rho)
@@ -59,7 +61,7 @@ class SAM(Wrapper):
             raise ValueError("ascend: no variable has a gradient.")
         gradients, variables = [g for g, _ in pairs], [v for _, v in pairs]
         if self.loss_scale_factor is not None:
-            gradients = [g / self.loss_scale_factor for g in gradients]
+            gradients = [ops.divide(g, self.loss_scale_factor) for g in gradients]  # sparse ones have no /
         self._waiting += 1
         total = replicas.sum_over_replicas(gradients)
         replicas.everywhere(lambda total: self._leave(total, variables), variables, total)

@@ -18,7 +18,7 @@ class ScheduleFree(Optimizer):
     """
 
     decays = False
-    two_points = True
+    two_points = follows = True
 
     def slots(self, variable):
         return {"z": Slot("weights")}
@@ -31,7 +31,7 @@ class ScheduleFree(Optimizer):
         return gradient, {}
 
     def update_all(self, gradients, weights, slots, steps, shared):
-        rate_max = ops.maximum(shared["rate_max"], ops.cast(steps[0].rate, shared["rate_max"].dtype))
+        rate_max = ops.maximum(shared["rate_max"], ops.cast(steps[0].base, shared["rate_max"].dtype))
         share = ops.square(rate_max)
         weight_sum = shared["weight_sum"] + share
         c = ops.where(weight_sum > 0, share / ops.maximum(weight_sum, 1e-30), 0.0)

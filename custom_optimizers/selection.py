@@ -14,28 +14,39 @@ class Selection:
         self.excluded: list[str] = []  # patterns of variables without weight decay
         self._keys: list = []  # variables without weight decay, given as such
         self._spared: list[int] | None = None  # the same as positions, once known
-        self._chosen: dict[str, list[int]] | None = None  # pattern -> positions
+        self._chosen: dict[str, list[int]] = {}  # pattern -> positions
+        self._count: int | None = None  # of the variables that these are positions among
 
     def exclude(self, keys: list, patterns: list[str]) -> None:
-        self._keys, self.excluded = keys, patterns
+        self._keys, self.excluded, self._spared = keys, patterns, None
 
     def build(self, patterns: list[str], variables: list, key_of) -> None:
-        """Settles every pattern: re.search over paths. Raises ValueError for a pattern that is none."""
-        if self._chosen is None:
-            paths = [path(variable) for variable in variables]
-            self._chosen = {p: [i for i, each in enumerate(paths) if _search(p, each)] for p in patterns}
+        """Settles every pattern: re.search over paths. Raises ValueError for a pattern that is none, and for positions
+        out of the config of another model that no pattern stands for."""
+        if self._count not in (None, len(variables)):  # a config of another model: its positions mean nothing here
+            self._chosen = {}
+            if self._spared:
+                raise ValueError(
+                    f"the optimizer's config spares variables of a model with {self._count} from weight decay, and "
+                    f"this one has {len(variables)}: call exclude_from_weight_decay again before it is built."
+                )
+        self._count = len(variables)
+        paths = [path(variable) for variable in variables]
+        for p in patterns:
+            if p not in self._chosen:
+                self._chosen[p] = [i for i, each in enumerate(paths) if _search(p, each)]
         if self._spared is None:
             self._spared = [i for i, variable in enumerate(variables) if key_of(variable) in self._keys]
 
     def has(self, pattern: str, index: int) -> bool:
-        return self._chosen is not None and index in self._chosen[pattern]
+        return index in self._chosen.get(pattern, ())
 
     def spares(self, index: int) -> bool:
         return index in (self._spared or ()) or any(self.has(pattern, index) for pattern in self.excluded)
 
     def config(self) -> dict:
         kept = {"excluded": self.excluded, "spared": self._spared, "chosen": self._chosen}
-        return {"selection": kept} if any(kept.values()) else {}
+        return {"selection": {**kept, "count": self._count}} if any(kept.values()) else {}
 
     @classmethod
     def from_config(cls, config: dict) -> "Selection":
@@ -43,7 +54,8 @@ class Selection:
         selection, kept = cls(), config.pop("selection", None)
         if kept:
             selection.excluded = list(kept["excluded"])
-            selection._spared, selection._chosen = kept["spared"], kept["chosen"]
+            selection._spared, selection._chosen = kept["spared"], dict(kept["chosen"] or {})
+            selection._count = kept.get("count")
         return selection
 
 

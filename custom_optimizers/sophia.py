@@ -26,7 +26,7 @@ class Sophia(Optimizer):
     elements are not clipped (0.04 for Gauss-Newton-Bartlett, 0.01 for Hutchinson); weight_decay; epsilon above 0.
     """
 
-    needs_estimates = True
+    needs_estimates = outermost = True
 
     def __init__(
         self, learning_rate=1e-4, beta_1=0.965, beta_2=0.99, rho=0.04, weight_decay=0.1, epsilon=1e-12, **options

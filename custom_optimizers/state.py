@@ -20,7 +20,8 @@ class Step:
     """What a rule may know about the update of one variable beside the tensors themselves."""
 
     t: Any  # the number of this update, from 1, a scalar in the dtype of the arithmetic
-    rate: Any  # the learning rate, a scalar of the same dtype
+    rate: Any  # the learning rate of the variable, a scalar of the same dtype
+    base: Any  # the learning rate of the optimizer: the same for all variables
     variable: Any  # the variable: its shape and path, never its value
     rows: Any = None  # [n] which rows the tensors hold, None when they hold all
 

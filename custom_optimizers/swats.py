@@ -43,7 +43,7 @@ class SWATS(Optimizer):
 
     @property
     def switched(self) -> bool:
-        return self.built and float(ops.convert_to_tensor(self._state.shared["ratio"])) > 0
+        return bool(self.built and self._state.slots) and float(ops.convert_to_tensor(self._state.shared["ratio"])) > 0
 
     def update_all(self, gradients, weights, slots, steps, shared):
         kind, ratio = shared["ratio"].dtype, shared["ratio"]
@@ -66,7 +66,7 @@ class SWATS(Optimizer):
 
     def _measure(self, gradients, moves, step, shared, kind):
         """(lambda, SGD's rate / Adam's rate if it has settled now, else 0)."""
-        t, rate = ops.cast(step.t, kind), ops.cast(step.rate, kind)
+        t, rate = ops.cast(step.t, kind), ops.cast(step.base, kind)
         along = -total([p * g for p, g in zip(moves, gradients, strict=True)], kind)
         length = total([ops.square(p) for p in moves], kind)
         known = ops.not_equal(along, 0.0)

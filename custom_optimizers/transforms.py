@@ -101,7 +101,8 @@ class cautious(Transform):
     """delta * mask * size / (sum(mask) + 1), mask = 1 where the step goes down the present gradient, delta * g < 0.
 
     Liang et al., Cautious Optimizers (2411.16085), algorithm 1; mask and size are those of one variable. Comes after
-    the rule and before decay, which is never masked.
+    the rule and before decay_weights. Weight decay by AdamW and the like is not masked either; where it is part of the
+    rule's own step (SOAP, Muon, Adan, Prodigy, DAdaptAdam) it is.
     """
 
     def after(self, deltas, gradients, weights, steps):

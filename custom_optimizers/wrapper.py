@@ -21,6 +21,12 @@ class Wrapper(Optimizer):
                 f"{type(self).__name__} wraps optimizers of custom_optimizers, got {type(inner).__module__}."
                 f"{type(inner).__name__}; there is an Adam, AdamW, Momentum and Adagrad here."
             )
+        if inner.outermost:
+            kept = "its estimates" if inner.needs_estimates else "its second gradient"
+            raise ValueError(
+                f"{type(self).__name__} cannot wrap {type(inner).__name__}, which would never get {kept}: it must be "
+                "the outermost."
+            )
         if inner.built:
             raise ValueError(f"{type(self).__name__}: the inner optimizer is built already; wrap a new one.")
         rate = inner._learning_rate
@@ -38,12 +44,25 @@ class Wrapper(Optimizer):
         return self.inner.lazy
 
     @property
+    def follows(self) -> bool:  # type: ignore[override]
+        return self.inner.follows
+
+    @property
     def decays(self) -> bool:  # type: ignore[override]
         return self.inner.decays
 
     @property
     def two_points(self) -> bool:  # type: ignore[override]
         return self.inner.two_points
+
+    def untouched(self) -> None:
+        """Raises ValueError for an inner optimizer whose deltas must not be changed."""
+        if self.inner.follows:
+            raise ValueError(
+                f"{type(self).__name__} would change the steps of {type(self.inner).__name__}, whose averages follow "
+                "the weights as it moves them; use its own weight_decay, with exclude_from_weight_decay, or put the "
+                "other links before it."
+            )
 
     def slots(self, variable):
         return self.inner.slots(variable)

@@ -154,8 +154,62 @@ def test_a_chain_comes_back_from_json_with_every_link():
     assert equal(weights(left), weights(right))
 
 
+FOLLOWING = {
+    "Schedule-Free": lambda: suite.ScheduleFreeSGD(0.1),
+    "Lookahead": lambda: suite.Lookahead(suite.SGD(0.1)),
+    "SWA": lambda: suite.StochasticWeightAveraging(suite.SGD(0.1), 2, 2),
+    "in a chain": lambda: chain(suite.clip_by_value(1.0), suite.ScheduleFreeSGD(0.1)),
+}
+
+
+@pytest.mark.parametrize("make", FOLLOWING.values(), ids=FOLLOWING)
+def test_nothing_may_change_the_steps_that_averages_follow(make):
+    for around in (
+        suite.Cautious,
+        lambda rule: chain(rule, suite.decay_weights(0.1)),
+        lambda rule: chain(rule, suite.cautious()),
+    ):
+        with pytest.raises(ValueError, match="averages follow the weights as it moves them"):
+            around(make())
+    chain(suite.clip_by_value(1.0), make(), suite.multiply_learning_rate({"bias": 2.0}))
+
+
+@pytest.mark.parametrize("make", [lambda: suite.SAM(suite.SGD(0.1)), lambda: suite.Sophia(0.1)], ids=["SAM", "Sophia"])
+def test_what_has_a_part_outside_of_the_update_must_be_outermost(make):
+    for around in (suite.Cautious, suite.Lookahead, lambda rule: chain(suite.clip_by_value(1.0), rule)):
+        with pytest.raises(ValueError, match="it must be the outermost"):
+            around(make())
+
+
+def descended(optimizer, names, steps=50) -> dict[str, np.ndarray]:
+    """The weights to evaluate by name, after updates by gradients that are the weights themselves."""
+    variables = [keras.Variable(np.ones(2), name=name) for name in names]
+    optimizer.build(variables)
+    for _ in range(steps):
+        optimizer.apply([keras.ops.convert_to_tensor(np.asarray(v)) for v in variables], variables)
+    return {v.name: np.asarray(x) for v, x in zip(variables, optimizer.evaluation_values(variables), strict=True)}
+
+
+@pytest.mark.parametrize("names", [("frozen", "head"), ("head", "frozen")])
+def test_a_first_variable_that_stays_keeps_no_average_back(names):
+    made = chain(suite.ScheduleFreeSGD(0.1), suite.multiply_learning_rate({"frozen": 0.0}))
+    found = descended(made, names)
+    np.testing.assert_array_equal(found["frozen"], 1.0)
+    assert found["head"].max() < 0.1
+
+
+def test_the_rate_that_swats_measures_does_not_depend_on_which_variable_comes_first():
+    ratios = []
+    for names in (("body", "head"), ("head", "body")):
+        made = chain(suite.SWATS(0.01, tolerance=0.5), suite.multiply_learning_rate({"head": 10.0}))
+        descended(made, names)
+        ratios.append(float(np.asarray(made._state.shared["ratio"])))
+    assert ratios[0] == pytest.approx(ratios[1], rel=1e-5)
+    assert ratios[0] > 0
+
+
 def test_a_chain_of_wrappers_comes_back_from_json():
-    optimizer = chain(suite.clip_by_value(1.0), suite.Cautious(suite.ScheduleFreeAdamW(0.1)), use_ema=True)
+    optimizer = chain(suite.clip_by_value(1.0), suite.Cautious(suite.Adan(0.1)), use_ema=True)
     again = keras.optimizers.deserialize(json.loads(json.dumps(keras.optimizers.serialize(optimizer))))
     assert again.get_config() == optimizer.get_config()
     assert again.use_ema

@@ -119,10 +119,57 @@ def test_sparing_variables_of_a_built_optimizer_is_refused(case):
         optimizer.exclude_from_weight_decay(var_names=["bias"])
 
 
+class Own(suite.Adam):
+    def __init__(self, learning_rate=0.1, **kwargs):
+        super().__init__(learning_rate, **kwargs)
+
+
+def test_a_rule_of_ones_own_may_pass_any_arguments_on():
+    again = Own.from_config(json.loads(json.dumps(Own(0.2, clipnorm=1.0).get_config())))
+    assert (float(again.learning_rate), again.clipnorm) == (pytest.approx(0.2), 1.0)
+
+
+def built_on(model_layers, optimizer):
+    model = keras.Sequential([keras.Input([3]), *model_layers])
+    optimizer.build(model.trainable_variables)
+    return model, optimizer
+
+
+def test_a_config_of_one_model_spares_the_right_variables_of_another():
+    optimizer = suite.AdamW(0.1)
+    optimizer.exclude_from_weight_decay(var_names=["bias"])
+    _, optimizer = built_on([keras.layers.Dense(2)], optimizer)
+    wider = [keras.layers.Dense(3, use_bias=False), keras.layers.Dense(2)]
+    model, again = built_on(wider, suite.AdamW.from_config(optimizer.get_config()))
+    assert [again._use_weight_decay(v) for v in model.trainable_variables] == [True, True, False]
+    given = suite.AdamW(0.1)
+    first = keras.Sequential([keras.Input([3]), keras.layers.Dense(2)])
+    given.exclude_from_weight_decay(var_list=[first.trainable_variables[1]])
+    given.build(first.trainable_variables)
+    with pytest.raises(ValueError, match="spares variables of a model with 2 .* this one has 3"):
+        built_on(wider, suite.AdamW.from_config(given.get_config()))
+
+
+def test_exclusions_may_be_changed_after_a_config_was_read():
+    _, optimizer = built_on([keras.layers.Dense(2)], suite.AdamW(0.1))
+    again = suite.AdamW.from_config(optimizer.get_config())
+    again.exclude_from_weight_decay(var_names=["kernel"])
+    model, again = built_on([keras.layers.Dense(2)], again)
+    assert [again._use_weight_decay(v) for v in model.trainable_variables] == [False, True]
+
+
+def test_a_model_that_is_frozen_whole_is_saved_and_loaded(tmp_path):
+    model = keras.Sequential([keras.Input([3]), keras.layers.Dense(2)])
+    model.compile(suite.ScheduleFreeSGD(0.1), "mse")
+    model.trainable = False
+    model.save(tmp_path / "frozen.keras")
+    assert keras.models.load_model(tmp_path / "frozen.keras").optimizer.built
+
+
 NESTED = {
     "wrapper in wrapper": lambda: suite.Cautious(suite.Cautious(suite.AdamW(0.05))),
     "chain in wrapper": lambda: suite.Cautious(suite.chain(suite.clip_by_value(0.5), suite.Adam(0.05))),
-    "own decay in wrapper": lambda: suite.Cautious(suite.ScheduleFreeAdamW(0.05, weight_decay=0.1)),
+    "own decay in wrapper": lambda: suite.Cautious(suite.Adan(0.05, weight_decay=0.1)),
     "own decay in chain": lambda: suite.chain(
         suite.clip_by_value(0.5), suite.ScheduleFreeAdamW(0.05, weight_decay=0.1)
     ),

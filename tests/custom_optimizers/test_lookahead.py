@@ -106,7 +106,9 @@ REFUSED = {
     "Momentum": lambda: suite.Cautious(suite.Momentum(0.1, lazy=True)),
     "ScheduleFreeSGD": lambda: suite.ScheduleFreeSGD(0.1),
     "Lookahead": lambda: suite.Lookahead(suite.Adam(0.1)),
-    "StochasticWeightAveraging": lambda: suite.Cautious(suite.StochasticWeightAveraging(suite.Adam(0.1))),
+    "StochasticWeightAveraging": lambda: suite.chain(
+        suite.clip_by_value(1.0), suite.StochasticWeightAveraging(suite.Adam(0.1))
+    ),
 }
 
 

@@ -356,3 +356,13 @@ def test_a_saved_run_goes_on_bit_for_bit_once_it_is_sharpness_aware_again(tmp_pa
     again = keras.models.load_model(tmp_path / "model.keras")
     fit(model), fit(again)
     assert problem.far(problem.values(again.variables), problem.values(model.variables)) == 0
+
+
+def test_a_loss_scale_goes_with_embeddings():
+    table = keras.Variable(np.ones((4, 2)), name="table")
+    optimizer = suite.SAM(suite.SGD(0.1), loss_scale_factor=8.0)
+    optimizer.build([table])
+    gradient = tf.IndexedSlices(tf.constant([[8.0, 8.0]]), tf.constant([1]), (4, 2))
+    optimizer.ascend([gradient], [table])
+    optimizer.apply([gradient], [table])
+    np.testing.assert_allclose(table[1], 0.9)

@@ -8,6 +8,7 @@ import contextlib
 import select
 import socket
 import ssl
+import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -147,13 +148,29 @@ class Connections(_Address):
 
     def _connected(self, deadline: Deadline) -> socket.socket:
         try:
-            seconds = min(self._connect_seconds, deadline.left())
-            connection = socket.create_connection((self._host, self._port), seconds)
+            connection = self._reached(time.monotonic() + min(self._connect_seconds, deadline.left()))
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             return self._tls.wrap_socket(connection, server_hostname=self._host) if self._tls else connection
         except TimeoutError:
             deadline.left()
             raise self._no_connection() from None
+
+    def _reached(self, end: float) -> socket.socket:
+        """The first of the host's addresses that answers: all of them together have until `end`. Raises OSError."""
+        failure: OSError = TimeoutError()
+        for family, kind, protocol, _, address in socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM):
+            if (left := end - time.monotonic()) <= 0:
+                break
+            connection = socket.socket(family, kind, protocol)
+            try:
+                connection.settimeout(left)
+                connection.connect(address)
+                connection.settimeout(max(0.001, end - time.monotonic()))  # for the handshake of TLS
+                return connection
+            except OSError as error:
+                connection.close()
+                failure = error
+        raise failure
 
 
 class AsyncConnections(_Address):

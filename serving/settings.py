@@ -38,7 +38,7 @@ class Retries:
         """Seconds to wait after the failure number `failures`; None: give up."""
         if failures >= self.attempts or (isinstance(error, Overloaded) and not self.when_overloaded):
             return None
-        drawn = random.uniform(0, min(self.first_pause * 2 ** (failures - 1), self.longest_pause))
+        drawn = random.uniform(0, min(self.first_pause * 2.0 ** min(failures - 1, 60), self.longest_pause))
         return max(drawn, getattr(error, "retry_after", None) or 0.0)
 
 

@@ -1,5 +1,6 @@
 """Which models the flags, a config file or a request ask for, and which of its versions each model should offer."""
 
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -64,21 +65,20 @@ def discover(serving_root: Path) -> list[ModelConfig]:
     return [
         ModelConfig(path.name, path, rooted=True)
         for path in sorted(serving_root.iterdir())
-        if not path.name.startswith(".") and path.is_dir() and versions_on_disk(path)
+        if not path.name.startswith(".") and os.path.isdir(path) and versions_on_disk(path)
     ]
 
 
 def versions_on_disk(base_path: Path) -> dict[int, Path] | None:
     """The subfolders whose whole name is an integer; None when the base path cannot be read."""
     try:
-        children = sorted(base_path.iterdir())
+        return {
+            int(path.name): path
+            for path in sorted(base_path.iterdir())
+            if re.fullmatch("[0-9]+", path.name) and int(path.name) <= _MAX_VERSION and path.is_dir()
+        }
     except OSError:
         return None
-    return {
-        int(path.name): path
-        for path in children
-        if re.fullmatch("[0-9]+", path.name) and int(path.name) <= _MAX_VERSION and path.is_dir()
-    }
 
 
 def aspired(on_disk: Iterable[int], config: ModelConfig, failed: set[int], live: Live | None) -> set[int]:

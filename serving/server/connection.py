@@ -6,6 +6,11 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+LARGEST_HEAD = 2**16  # bytes of a request's line and headers, where bodies are bounded, too
+_TOO_LARGE = (
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: application/json\r\ncontent-length: 50\r\n"
+    b'connection: close\r\n\r\n{"error": "The head of the request is too large."}'
+)
 _TIMED_OUT = (
     b"HTTP/1.1 408 Request Timeout\r\ncontent-type: application/json\r\ncontent-length: 48\r\nconnection: close\r\n\r\n"
     b'{"error": "The request did not arrive in time."}'
@@ -13,11 +18,13 @@ _TIMED_OUT = (
 
 
 class Connection(HttpToolsProtocol):
-    """Beyond `most` connections to its server (0: no bound) it is closed as soon as it is made."""
+    """Beyond `most` connections to its server (0: no bound) it is closed as soon as it is made, and with 431 when a
+    head is larger than `largest_head` (0: no bound)."""
 
-    def __init__(self, *arguments: Any, most: int = 0, **named: Any):
+    def __init__(self, *arguments: Any, most: int = 0, largest_head: int = 0, **named: Any):
         super().__init__(*arguments, **named)
-        self._most = most
+        self._most, self._largest_head = most, largest_head
+        self._head: int | None = None  # bytes of the head that is arriving; None between two
         self._since = self.loop.time()  # the client's turn, if it is its turn
         self._begun = False  # a request, which may not be whole
         self._chunk = b""
@@ -29,13 +36,22 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         self._chunk = data
+        if self._head is not None and self._largest_head:
+            self._head += len(data)
+            if self._head > self._largest_head:
+                self.transport.write(_TOO_LARGE)
+                self.transport.close()
+                self._head = None
+                return
         super().data_received(data)
 
     def on_message_begin(self) -> None:
         self._since, self._begun = self.loop.time(), True
+        self._head = len(self._chunk)
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
+        self._head = None
         version = self.parser.get_http_version()
         if version != "1.1" and (version != "1.0" or self._is_other()):
             raise ValueError("not HTTP/1")  # the parser makes it an error of its own, which is answered with 400

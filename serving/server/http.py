@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import uvicorn
 
 from serving.server.access import rest_tls
-from serving.server.connection import Connection, answered
+from serving.server.connection import LARGEST_HEAD, Connection, answered
 from serving.server.flags import Flags
 
 DRAIN_SECONDS = 10
@@ -71,7 +71,8 @@ async def start(application: Application, held: socket.socket, flags: Flags) -> 
     )
     settings.load()
     settings.ssl = rest_tls(flags)
-    settings.http_protocol_class = partial(Connection, most=flags.max_connections)  # type: ignore[assignment]
+    head = LARGEST_HEAD if flags.max_body_bytes else 0
+    settings.http_protocol_class = partial(Connection, most=flags.max_connections, largest_head=head)  # type: ignore[assignment]
     held.listen(settings.backlog)
     server = _Server(settings, flags.max_arrival_seconds)
     running = asyncio.create_task(server.serve(sockets=[held]))

@@ -211,9 +211,13 @@ class Models(Generic[Loaded]):
             return [(name, number) for name, versions in self._available.items() for number in versions]
 
     def outcome(self, name: str) -> bool | None:
-        """True: a version is available; False: all that should be have failed; None: it will show."""
+        """True: a version is available, and the stable one, if LIVE.json names one, or that has failed: a canary alone
+        would get every request. False: all that should be have failed; None: it will show."""
         with self._lock:
-            if self._available.get(name):
+            live = self._live.get(name)
+            stable = self._versions.get(name, {}).get(live.stable) if live else None
+            waits = stable is not None and stable.aspired and not stable.failed and stable.state is not State.AVAILABLE
+            if self._available.get(name) and not waits:
                 return True
             aspired = [v for v in self._versions.get(name, {}).values() if v.aspired]
             return False if aspired and all(v.failed for v in aspired) else None

@@ -15,7 +15,7 @@ from serving.server.images import pixels
 
 _MAX_INFLATED = 100 * 2**20  # TF Serving's
 _ALWAYS_INFLATED = 2**20  # a short text of few different words shrinks more than any ratio allows
-_STRING = re.compile(rb'"(?:[^"\\]+|\\.)*"', re.DOTALL)
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)  # possessive: what is never closed is read once, too
 _BRACKETS = bytes.maketrans(b"{}", b"[]")
 _REST = bytes(set(range(256)) - set(b"[]{}"))
 

@@ -66,10 +66,13 @@ def bound(known: Callable[[str], bool] | None) -> None:
     _known = known
 
 
+def _named(model: str) -> str:
+    return "other" if _known is not None and model and not _known(model) else model
+
+
 def answered(model: str, api: str, entrypoint: str, status: str, micros: float) -> None:
     """A request of REST ("" is the model of one that names none) or gRPC was answered, in any way."""
-    if _known is not None and model and not _known(model):
-        model = "other"
+    model = _named(model)
     _request_count.add(1, model, status)
     if status == "OK":
         _request_latency.add(micros, model, api, entrypoint)
@@ -146,7 +149,7 @@ def examples(model: str, count: int) -> None:
 
 def dropped(model: str, reason: str) -> None:
     """A request that cost no computation: shed for a full queue, or expired while it waited."""
-    _dropped.add(1, model, reason)
+    _dropped.add(1, _named(model), reason)
 
 
 def loaded(path: str, micros: float) -> None:

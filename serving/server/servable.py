@@ -99,6 +99,9 @@ class Servable:
             values = self._session._call_tf_sessionrun(options, fed, [tensors[name] for name in fetches], [], None)
         except tf.errors.OpError as error:
             raise RequestError(Code(error.error_code), error.message, private=True) from None
+        except UnicodeDecodeError as error:  # of a message that quotes the request, which TensorFlow cannot hand over
+            said = error.object.decode("utf-8", "replace")
+            raise RequestError(Code.INVALID_ARGUMENT, said, private=True) from None
         return [_as_array(value) for value in values]
 
     def named(self, fetches: tuple[str, ...], values: list[np.ndarray]) -> dict[str, np.ndarray]:

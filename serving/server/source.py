@@ -1,6 +1,7 @@
 """What the folders say: polled into what each model should offer."""
 
 import logging
+import os
 import threading
 from collections.abc import Iterable
 from pathlib import Path
@@ -64,11 +65,15 @@ class Source:
     def _rooted(self) -> list[ModelConfig]:
         if not self._root:
             return []
+        known = [config for config in self._configs.values() if config.rooted]
         try:
-            return discover(self._root)
+            found = discover(self._root)
         except OSError as error:
             self._say(str(self._root), f"--serving_root {self._root}: {error.strerror}; its models stay as they are")
-            return [config for config in self._configs.values() if config.rooted]
+            return known
+        there = {config.name for config in found}
+        unread = (c for c in known if c.name not in there and os.path.isdir(c.base_path))
+        return [*found, *(config for config in unread if versions_on_disk(config.base_path) is None)]
 
     def _poll(self, config: ModelConfig) -> None:
         name = config.name

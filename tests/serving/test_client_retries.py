@@ -119,7 +119,8 @@ def test_a_pause_is_drawn_from_zero_to_its_ceiling(monkeypatch):
     drawn = []
     monkeypatch.setattr("serving.settings.random.uniform", lambda *ends: drawn.append(ends) or 0.0)
     assert Retries(first_pause=0.5).pause(2, Unavailable()) == 0.0
-    assert drawn == [(0, 1.0)]
+    assert Retries(attempts=9999).pause(5000, Unavailable()) == 0.0  # 2 ** 5000 is no float
+    assert drawn == [(0, 1.0), (0, 2.0)]
 
 
 @pytest.mark.parametrize("protocol", ["rest", "grpc"])

@@ -169,3 +169,13 @@ def test_a_connection_that_asks_no_more_is_closed_after_a_while_and_not_while_it
     answer, seconds = asked(GET, GET.replace(b"/ ", b"/slow "))
     assert answer.count(b"HTTP/1.1 200 ") == 2
     assert 4 * SECONDS < seconds < 10
+
+
+@pytest.mark.parametrize(("size", "status"), [(50_000, b"200"), (200_000, b"431")])
+def test_a_head_is_bounded_where_bodies_are(size, status):
+    async def ask():
+        async with serving(max_body_bytes=1000) as address:
+            pieces = [b"x" * 10_000] * (size // 10_000)
+            return await told(address, b"GET / HTTP/1.1\r\nconnection: close\r\na: ", *pieces, b"\r\n\r\n", pause=0.001)
+
+    assert asyncio.run(ask()).startswith(b"HTTP/1.1 " + status)

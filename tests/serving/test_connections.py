@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import socket
 import threading
+import time
 from collections.abc import Callable
 
 import pytest
@@ -255,3 +256,30 @@ def test_threads_share_a_client_and_each_holds_a_connection(serve):
     connections.close()
     assert len(replies) == 200
     assert server.connections <= 4
+
+
+class Silent:
+    """A socket whose peer drops every packet."""
+
+    def __init__(self, *kind):
+        self.seconds = 0.0
+
+    def settimeout(self, seconds):
+        self.seconds = seconds
+
+    def connect(self, address):
+        time.sleep(self.seconds)
+        raise TimeoutError
+
+    def close(self):
+        pass
+
+
+def test_all_addresses_of_a_host_share_the_time(monkeypatch):
+    addresses = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", (f"10.0.0.{n}", 1)) for n in range(5)]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: addresses)
+    monkeypatch.setattr(socket, "socket", Silent)
+    began = time.monotonic()
+    with pytest.raises(DeadlineExceeded):
+        Connections("many:1", 5.0).send(GET, Deadline(0.3, "many:1"))
+    assert time.monotonic() - began < 1

@@ -1,8 +1,10 @@
 """What one request may ask for, and what a header of an image says; no server."""
 
+import contextlib
 import gzip
 import io
 import struct
+import time
 import tracemalloc
 import zlib
 from types import SimpleNamespace
@@ -120,6 +122,18 @@ def test_json_up_to_the_depth_passes(text):
 def test_deeper_json_is_refused_before_it_is_parsed(text):
     with pytest.raises(RequestError, match="nests deeper than 64"):
         HARDENED.check_json(text.encode())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [b"a" * 10**6, rb"\"" * 500_000, b"\\" * 10**6, b'"a' * 300_001],
+    ids=["plain", "escaped quotes", "backslashes", "many strings"],
+)
+def test_a_string_that_is_never_closed_is_read_in_one_go(text):
+    began = time.process_time()
+    with contextlib.suppress(RequestError):
+        HARDENED.check_json(b"[" * 65 + b'"' + text)
+    assert time.process_time() - began < 1  # not hours
 
 
 def test_a_body_over_the_limit_is_413():

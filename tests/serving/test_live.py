@@ -1,8 +1,12 @@
 """LIVE.json: what is loaded, who answers, and how a rollback moves a pointer."""
 
+import errno
 import json
+import os
+import shutil
 import zlib
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -173,3 +177,37 @@ def test_it_is_read_as_it_was_written(folder):
     assert read(folder) is None
     write(folder, stable=3, previous=2, canary=4, percent=12.5)
     assert read(folder) == Live(3, 2, 4, 12.5)
+
+
+def test_a_canary_is_not_all_that_answers_after_a_restart(folder, setting):
+    write(folder, stable=3, canary=4, percent=1)
+    setting.source.poll()
+    setting.models.act()
+    setting.jobs.pop(0)()
+    assert setting.models.available() == [("m", 4)]
+    assert setting.models.outcome("m") is None
+    setting.run()
+    assert setting.models.outcome("m") is True
+
+
+def test_but_is_when_the_stable_version_does_not_load(folder, setting):
+    write(folder, stable=3, canary=4, percent=1)
+    setting.broken.add(folder / "3")
+    assert polled(setting) == [4]
+    assert setting.models.outcome("m") is True
+
+
+def test_a_folder_that_cannot_be_listed_for_once_leaves_its_model_as_it_is(folder, setting, monkeypatch):
+    assert polled(setting) == [4]
+    listed = Path.iterdir
+
+    def full(path):
+        if path == folder:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return listed(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "iterdir", full)
+        assert polled(setting) == [4]
+    shutil.rmtree(folder)
+    assert polled(setting) == []

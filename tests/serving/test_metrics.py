@@ -87,6 +87,9 @@ def test_unknown_names_are_one_series_only_where_labels_are_bound():
         metrics.answered(name, "predict", "REST", "NOT_FOUND", 20)
     for name, count in [("half", 1), ("", 1), ("other", 500)]:
         assert sample(":tensorflow:serving:request_count", model_name=name, status="NOT_FOUND") == count
+    for i in range(500):
+        metrics.dropped(f"dropped{i}", "shed")
+    assert "dropped7" not in metrics.text()
 
 
 def test_outputs_add_up_over_all_requests_without_those_that_are_not_finite():

@@ -146,7 +146,7 @@ def test_a_config_of_one_model_spares_the_right_variables_of_another():
     first = keras.Sequential([keras.Input([3]), keras.layers.Dense(2)])
     given.exclude_from_weight_decay(var_list=[first.trainable_variables[1]])
     given.build(first.trainable_variables)
-    with pytest.raises(ValueError, match="spares variables of a model with 2 .* this one has 3"):
+    with pytest.raises(ValueError, match=r"spares variables of a model with 2 .* this one has 3"):
         built_on(wider, suite.AdamW.from_config(given.get_config()))
 
 

@@ -49,7 +49,7 @@ def losses(case: Case, clip: str, strategy) -> np.ndarray:
     x = random.normal(size=(ROWS, 3))
     rows = Rows({"x": Column(x)}, np.stack([x[:, 0] * x[:, 1], np.sin(x[:, 2])], axis=1))
     config = Config(
-        model=types.SimpleNamespace(),  # type: ignore[arg-type]
+        model=types.SimpleNamespace(task="image"),  # type: ignore[arg-type]
         optimizer=Optimizer(clip=clip, clip_at=next(iter(CLIPS[clip].values()), 1.0)),
         train=Train(batch_size=BATCH, steps_per_call=1),
     )

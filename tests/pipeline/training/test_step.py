@@ -31,12 +31,15 @@ def any_kernel():
     ("task", "precision"),
     [("image", "float32"), ("image", "mixed_bfloat16"), ("sentiment", "float32"), ("recommendation", "float32")],
 )
-def test_the_step_of_each_task_compiles_and_does_what_it_does_without_xla(task, precision, tmp_path):
+def test_the_step_of_each_task_compiles_and_does_what_it_does_without_xla(task, precision, tmp_path, monkeypatch):
+    monkeypatch.setattr(inputs, "WIDTHS", 2)  # each is a program of its own
     records = tiny.records_dir(task, tmp_path)
     told = []
     for jit in (False, True):
         config = tiny.config(task, tmp_path, jit=jit, precision=precision, batch_size=20)  # 96 rows: the last has 16
         config = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, name="sgd", clip="norm"))
+        if task == "sentiment":  # whose masks depend on the width that a batch is padded to
+            config = dataclasses.replace(config, model=dataclasses.replace(config.model, dropout=0.0))
         spec, analysis, strategy = spec_of(task), load(records, task), strategy_of("cpu")
         rows = prepare(records, config, spec, analysis, tmp_path / "unused")
         keras.config.set_dtype_policy(precision)

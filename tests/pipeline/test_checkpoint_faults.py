@@ -158,6 +158,7 @@ from pathlib import Path
 import numpy as np
 from pipeline import checkpoints
 from tests import faults
+print("ready", flush=True)  # a process that an import starts may swallow what is on stdin by then
 for line in sys.stdin:  # TensorFlow is imported once, and makes its threads in the children only
     root, n, size = line.rstrip("\\n").split("|")
     child = os.fork()
@@ -183,6 +184,7 @@ def killer():
         [sys.executable, "-c", KILLED], cwd=ROOT, env=environment, text=True,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE,
     ) as process:  # fmt: skip
+        assert process.stdout.readline() == "ready\n"
         yield process
         process.stdin.close()
 

@@ -2,7 +2,7 @@
 
 Everything is read from files in the run's directory; each may be absent, and its section then says so:
 
-    config.json      {"preset", "config": settings, "records": path, "fingerprint": {…}}, "command": [words] if recorded
+    config.json      {"preset", "config": settings, "records": path, "fingerprint": {…}}
     plan.json        see training/plan.py
     metrics.jsonl    see training/journal.py
     training.json    {"best_step", "best_epoch", "epochs", "seconds", "steps", "examples_per_second", "stopped"}

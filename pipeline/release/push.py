@@ -42,7 +42,7 @@ def accepted(run_dir: Path) -> dict[str, Any]:
     decision = json.loads(path.read_bytes())
     if not decision["accepted"]:
         raise Refused(f"{run_dir} was refused by the gate (see {path}); nothing is pushed.")
-    if decision.get("export") != manifest.fingerprint(manifest.read(runs.exported(run_dir))["files"]):
+    if decision.get("export") != manifest.files_fingerprint(runs.exported(run_dir)):
         raise Refused(f"{path} is not about the export that is there now: run `minibatch gate` again.")
     return decision
 
@@ -127,7 +127,8 @@ def _release(export: Path, root: Path, parents: dict[str, Any], percent: float, 
             f"{root}: version {stable} went live after the export was judged against "
             f"{'no version' if judged is None else f'version {judged}'}: run `minibatch gate` again, then push."
         )
-    if state and parents["decision"].get("champion_export") != manifest.files_fingerprint(versions(root)[state.stable]):
+    champion = live.champion(root)
+    if champion and parents["decision"].get("champion_export") != manifest.files_fingerprint(champion):
         raise Refused(
             f"{root}: the export was judged against version {judged} of another model: run `minibatch gate` with the "
             "same options, then push."
